@@ -1,0 +1,82 @@
+# What can be done with this project. Every verb first sets up what it needs.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+TOOLS := .tools
+BIN := $(TOOLS)/dev/bin
+SAM := PATH="$(CURDIR)/$(TOOLS)/sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam
+UV := $(TOOLS)/uv/bin/uv
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes \
+	--custom-compile-command "make lock"
+
+# Stale bytecode is cheaper than none.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: dev sam emulator ## deploy to an embedded AWS and watch a new repository become pullable
+	@$(BIN)/python -m local.demo
+
+.PHONY: test
+test: check unit e2e ## run everything that checks the project
+
+.PHONY: check
+check: dev sam ## check format, lint, types and template
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(SAM) validate --lint
+
+.PHONY: unit
+unit: dev ## run the tests that need no AWS
+	$(BIN)/pytest tests/unit
+
+.PHONY: e2e
+e2e: dev sam emulator ## run the tests of the stack, deployed to an embedded AWS
+	$(BIN)/pytest tests/e2e
+
+.PHONY: format
+format: dev ## format the code and mend what can be mended by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: build
+build: sam ## build the function for `sam deploy` and `sam local invoke`
+	$(SAM) build
+
+.PHONY: lock
+lock: $(UV) ## pin the dependencies anew after a change in pyproject.toml (UPGRADE=1: to the newest)
+	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml -o src/requirements.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c src/requirements.txt -o requirements/dev.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group sam -o requirements/sam.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group emulator -o requirements/emulator.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group uv -o requirements/uv.txt
+
+.PHONY: clean
+clean: ## remove what the other verbs made
+	rm -rf $(TOOLS) .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests local -name __pycache__ -exec rm -rf {} +
+
+# Environments: one each, from its lock.
+
+.PHONY: dev sam emulator
+dev sam emulator: %: $(TOOLS)/%/.ready
+
+$(TOOLS)/%/.ready: requirements/%.txt $(UV)
+	@echo "Setting up $(TOOLS)/$*"
+	@$(UV) venv --quiet --clear --python 3.13 $(TOOLS)/$* || { \
+		echo "Python 3.13 is needed, and none was found or could be fetched: install it" \
+			"(pyenv install 3.13, brew install python@3.13 or your system's package), then try again." >&2; \
+		exit 1; \
+	}
+	@$(UV) pip sync --quiet --python $(TOOLS)/$* --require-hashes --compile-bytecode $<
+	@touch $@
+
+$(UV): requirements/uv.txt requirements/bootstrap.sh
+	@echo "Setting up $(TOOLS)/uv"
+	@sh requirements/bootstrap.sh $(TOOLS)/uv
+	@touch $@

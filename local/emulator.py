@@ -1,0 +1,128 @@
+"""The embedded AWS: ministack, with what it lacks for this project. Runs in an environment of its own.
+
+What AWS does and ministack does not:
+- CloudTrail tells EventBridge of each call that changes something in ECR.
+- `registryId` names the registry of another account, and a call across accounts needs the leave of
+  both sides: the caller's identity policy and the repository's policy.
+- DescribeRepositories without names is authorised on all repositories, `repository/*`, not on `*`.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from ministack import app
+from ministack.core import iam_actions
+from ministack.core.iam_evaluator import request_caller_arn
+from ministack.core.responses import get_account_id, get_region, request_scope
+from ministack.services import ecr, eventbridge
+
+# On AWS this takes seconds to minutes. A second lets a client finish that creates a repository and
+# sets its policy at once, as IaC tools do, before the function hears of the repository.
+CLOUDTRAIL_DELAY = 1.0  # seconds
+
+type Headers = Mapping[str, str]
+type Query = Mapping[str, list[str]]
+type Response = tuple[int, dict[str, str], bytes]
+
+_READING = ("BatchCheck", "BatchGet", "Describe", "Get", "List")
+_OK = 200
+_serve_ecr = app.SERVICE_HANDLERS["ecr"]
+_resource_arn = iam_actions.extract_resource_arn
+_repository_policy = ecr.repository_policy_for_arn
+_put_events = eventbridge._put_events
+
+
+async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query: Query) -> Response:
+    """Serve a call to ECR in the registry that it names; have it told if it may have changed something."""
+    caller = request_caller_arn(headers)
+    request = json.loads(body or b"{}")
+    with request_scope(request.get("registryId", get_account_id()), get_region()):
+        status, response_headers, response = await _serve_ecr(method, path, headers, body, query)
+        operation = headers.get("x-amz-target", "").rpartition(".")[2]
+        if not operation.startswith(_READING):
+            detail = record(operation, caller, request, status, json.loads(response))
+            asyncio.get_running_loop().call_later(CLOUDTRAIL_DELAY, tell, detail)
+    return status, response_headers, response
+
+
+def record(
+    operation: str, caller: str, request: object, status: int, response: Mapping[str, object]
+) -> dict[str, object]:
+    """Make CloudTrail's record of a call, in the form that its user guide gives."""
+    failure = {"errorCode": response.get("__type"), "errorMessage": response.get("message")}
+    return {
+        "eventVersion": "1.11",
+        "userIdentity": {"type": "AssumedRole", "arn": caller},
+        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "eventSource": "ecr.amazonaws.com",
+        "eventName": operation,
+        "awsRegion": get_region(),
+        "requestParameters": request,
+        "responseElements": response if status == _OK else None,
+        **({} if status == _OK else failure),
+        "eventID": str(uuid.uuid4()),
+        "readOnly": False,
+        "eventType": "AwsApiCall",
+        "managementEvent": True,
+        "recipientAccountId": get_account_id(),
+        "eventCategory": "Management",
+    }
+
+
+def tell(detail: Mapping[str, object]) -> None:
+    """Put CloudTrail's record of a call on the event bus."""
+    entry = {"Source": "aws.ecr", "DetailType": "AWS API Call via CloudTrail", "Detail": json.dumps(detail)}
+    put_events({"Entries": [entry]})
+
+
+def put_events(data: Mapping[str, object], *, allow_aws_source: bool = True) -> Response:
+    """Take events that come from AWS itself too, as CloudTrail's do: AWS takes none from its users."""
+    response: Response = _put_events(data, allow_aws_source=allow_aws_source)
+    return response
+
+
+def resource_arn(
+    service: str,
+    method: str,
+    path: str,
+    headers: Headers,
+    body: bytes,
+    query: Query,
+    region: str,
+    account: str,
+) -> str:
+    """Tell which resource AWS would authorise a call on."""
+    if service == "ecr":
+        account = json.loads(body or b"{}").get("registryId", account)
+    arn = _resource_arn(service, method, path, headers, body, query, region, account)
+    lists_repositories = headers.get("x-amz-target", "").endswith(".DescribeRepositories")
+    return f"arn:aws:ecr:{region}:{account}:repository/*" if lists_repositories and arn == "*" else arn
+
+
+def repository_policy(arn: str) -> tuple[str, str] | None:
+    """Give the policy and the owner of the repository that an ARN names, in whatever account it is."""
+    with request_scope(arn.split(":")[4], get_region()):
+        policy: tuple[str, str] | None = _repository_policy(arn)
+        return policy
+
+
+def end_with_parent() -> None:
+    """End when whoever started this process has ended, and so has closed its standard input."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    app.SERVICE_HANDLERS["ecr"] = serve_ecr
+    eventbridge._put_events = put_events
+    iam_actions.extract_resource_arn = resource_arn
+    ecr.repository_policy_for_arn = repository_policy
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    app.main()

@@ -1,0 +1,89 @@
+"""A data plane in another account: its worker role, and the pull that its nodes make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from local.aws import ACCOUNT, Credentials, LocalAws
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mypy_boto3_ecr import ECRClient
+
+DATA_PLANE_ACCOUNT = "222222222222"
+ROLE_NAME = "unionai-acme-flyteworker-node-group"
+ROLE_ARN = f"arn:aws:iam::{DATA_PLANE_ACCOUNT}:role/{ROLE_NAME}"
+
+_TAG = "v1"
+_LAYERS = [b"a configuration", b"a layer"]
+
+
+def hire(aws: LocalAws) -> ECRClient:
+    """Make the worker role with its side of the permissions, and give ECR as the role sees it."""
+    owner = Credentials(DATA_PLANE_ACCOUNT)
+    iam = aws.iam(owner)
+    trust = {"Effect": "Allow", "Principal": {"AWS": DATA_PLANE_ACCOUNT}, "Action": "sts:AssumeRole"}
+    iam.create_role(RoleName=ROLE_NAME, AssumeRolePolicyDocument=_document(trust))
+    pull = {
+        "Effect": "Allow",
+        "Action": [
+            "ecr:GetAuthorizationToken",
+            "ecr:GetDownloadUrlForLayer",
+            "ecr:BatchGetImage",
+            "ecr:BatchCheckLayerAvailability",
+        ],
+        "Resource": "*",
+    }
+    iam.put_role_policy(RoleName=ROLE_NAME, PolicyName="Pull", PolicyDocument=_document(pull))
+    session = aws.sts(owner).assume_role(RoleArn=ROLE_ARN, RoleSessionName="node")["Credentials"]
+    return aws.ecr(Credentials(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"]))
+
+
+def push(registry: ECRClient, repository: str) -> None:
+    """Put an image into a repository, as its owner."""
+    config, layer = (
+        {"mediaType": media_type, "size": len(content), "digest": _digest(content)}
+        for media_type, content in zip(
+            (
+                "application/vnd.docker.container.image.v1+json",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            ),
+            _LAYERS,
+            strict=True,
+        )
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": config,
+        "layers": [layer],
+    }
+    registry.put_image(repositoryName=repository, imageManifest=json.dumps(manifest), imageTag=_TAG)
+
+
+def refusal(worker: ECRClient, repository: str) -> str | None:
+    """Make the calls to ECR that a pull consists of; tell why it was refused, or None if it was not."""
+    where = {"registryId": ACCOUNT, "repositoryName": repository}
+    try:
+        worker.batch_get_image(**where, imageIds=[{"imageTag": _TAG}])
+        worker.batch_check_layer_availability(**where, layerDigests=[_digest(content) for content in _LAYERS])
+        for content in _LAYERS:
+            worker.get_download_url_for_layer(**where, layerDigest=_digest(content))
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "AccessDeniedException":
+            raise
+        return error.response["Error"]["Message"]
+    return None
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _document(statement: Mapping[str, object]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

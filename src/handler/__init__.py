@@ -1,0 +1,1 @@
+"""Attaches the AllowPull statement to Amazon ECR repository policies."""

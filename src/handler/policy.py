@@ -1,0 +1,157 @@
+"""The policy that should be: the grant attached, everything else untouched. Pure; knows no AWS SDK."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+type Statement = dict[str, object]
+type Policy = dict[str, object]
+
+SID = "AllowPull"
+PULL_ACTIONS = ("ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability")
+# `policyText` of SetRepositoryPolicy, from the ECR API reference.
+MAX_CHARACTERS = 10_240
+
+# AllowPull, or AllowPull2, AllowPull3, ... for where the name before was taken.
+_OUR_SID = re.compile(rf"{SID}(?:[2-9]|[1-9][0-9]+)?")
+_PLAIN_ELEMENTS = {"Sid", "Effect", "Principal", "Action"}
+_LOWER_CASE_PULL_ACTIONS = {action.lower() for action in PULL_ACTIONS}
+
+
+class InvalidPolicy(ValueError):
+    """A policy that cannot be understood, and so must not be rewritten."""
+
+
+class PolicyTooLong(ValueError):
+    """A policy that ECR would refuse for its length."""
+
+
+def parse(text: str | None) -> Policy | None:
+    """Read a repository's policy text; no text is no policy.
+
+    Raises:
+        InvalidPolicy: it is not a policy document; says what is wrong with it.
+    """
+    if text is None or not text.strip():
+        return None
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidPolicy("the repository's policy is not JSON") from None
+    if not isinstance(document, dict):
+        raise InvalidPolicy("the repository's policy is not a JSON object")
+    statements = document.get("Statement", [])
+    if not all(isinstance(statement, dict) for statement in _as_list(statements)):
+        raise InvalidPolicy('"Statement" in the repository\'s policy is neither an object nor a list of them')
+    return document
+
+
+def render(policy: Policy) -> str:
+    """Write a policy as compactly as JSON allows.
+
+    Raises:
+        PolicyTooLong: the text would pass ECR's limit; gives both sizes, in characters.
+    """
+    text = json.dumps(policy, ensure_ascii=False, separators=(",", ":"))
+    if len(text) > MAX_CHARACTERS:
+        raise PolicyTooLong(
+            f"the policy with {SID} would have {len(text):,} characters and ECR allows {MAX_CHARACTERS:,}: "
+            "shorten the other statements, for example by joining those that allow the same actions"
+        )
+    return text
+
+
+def attach(policy: Policy | None, roles: Sequence[str], *, remove_unlisted: bool = False) -> Policy:
+    """Work out the policy in which `AllowPull` lets every role pull.
+
+    Foreign statements, `Version` and `Id` stay as they are. A policy that already holds the grant
+    is given back itself. Roles in our statement that are not among `roles` stay in it, unless
+    `remove_unlisted`: then it holds exactly `roles`.
+    """
+    if policy is None:
+        return {"Version": "2012-10-17", "Statement": [_statement(SID, roles)]}
+    statements = _statements(policy)
+    listed = set(roles)
+    present = granted(policy)
+    missing = [role for role in roles if role not in present]
+    if not missing and not (remove_unlisted and present - listed):
+        return policy
+
+    kept: list[Statement] = []
+    for statement in statements:
+        principals = _our_principals(statement)
+        if principals is None:
+            kept.append(statement)
+            continue
+        wanted = [role for role in principals if role in listed or not remove_unlisted] + missing
+        missing = []
+        if wanted:
+            kept.append(statement | {"Principal": _principal(wanted)})
+    if missing:
+        kept.append(_statement(_free_sid(statements), missing))
+    return policy | {"Statement": kept}
+
+
+def granted(policy: Policy | None) -> frozenset[str]:
+    """Tell which principals our statement lets pull."""
+    return frozenset(
+        principal for statement in _statements(policy or {}) for principal in _our_principals(statement) or ()
+    )
+
+
+def _our_principals(statement: Statement) -> list[str] | None:
+    """Tell whom our statement names, or None if the statement is foreign.
+
+    Only a plain statement is ours: to extend one that allows more, or only on a condition, would
+    hand out more, or less, than a pull.
+    """
+    sid = statement.get("Sid")
+    if not isinstance(sid, str) or not _OUR_SID.fullmatch(sid):
+        return None
+    if statement.keys() != _PLAIN_ELEMENTS or statement["Effect"] != "Allow":
+        return None
+    actions = _strings(statement["Action"])
+    if actions is None or {action.lower() for action in actions} != _LOWER_CASE_PULL_ACTIONS:
+        return None
+    principal = statement["Principal"]
+    if not isinstance(principal, dict) or principal.keys() != {"AWS"}:
+        return None
+    principals = _strings(principal["AWS"])
+    # A wildcard may swallow the roles beside it when AWS normalises the list: we would add them forever.
+    if principals is None or any("*" in name for name in principals):
+        return None
+    return principals
+
+
+def _statement(sid: str, roles: Sequence[str]) -> Statement:
+    return {"Sid": sid, "Effect": "Allow", "Principal": _principal(roles), "Action": list(PULL_ACTIONS)}
+
+
+def _principal(roles: Sequence[str]) -> dict[str, object]:
+    return {"AWS": roles[0] if len(roles) == 1 else list(roles)}
+
+
+def _free_sid(statements: Iterable[Statement]) -> str:
+    taken = {statement.get("Sid") for statement in statements if isinstance(statement.get("Sid"), str)}
+    number = 2
+    sid = SID
+    while sid in taken:
+        sid = f"{SID}{number}"
+        number += 1
+    return sid
+
+
+def _statements(policy: Policy) -> list[Statement]:
+    return cast("list[Statement]", _as_list(policy.get("Statement", [])))
+
+
+def _strings(value: object) -> list[str] | None:
+    """Read what a policy may write as one string or as a list of them."""
+    values = _as_list(value)
+    strings = [item for item in values if isinstance(item, str)]
+    return strings if strings and len(strings) == len(values) else None
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,127 @@
+"""The registry: the only room that knows boto3 and the errors of Amazon ECR."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_ecr import ECRClient
+
+# The largest page that DescribeRepositories gives, from the ECR API reference.
+_PAGE_SIZE = 1000
+_CONFIG = Config(
+    connect_timeout=3,  # seconds
+    read_timeout=10,  # seconds
+    # The SDK would repeat a write with a text read before its back-off, over what others wrote
+    # meanwhile. So it tries once, and whoever calls tries again from a new read.
+    retries={"total_max_attempts": 1},
+)
+# ECR names both in its API guide. A 5xx of any code is as temporary.
+_THROTTLED = frozenset({"ThrottlingException", "ThrottleException", "TooManyRequestsException"})
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+
+
+class RegistryError(Exception):
+    """A call that ECR refused; the message says which, why, and how to mend it."""
+
+
+class Unavailable(RegistryError):
+    """A call that did not succeed now and may succeed later."""
+
+
+class RepositoryNotFound(RegistryError):
+    """The repository does not exist."""
+
+
+class PolicyNotFound(RegistryError):
+    """The repository exists and has no policy."""
+
+
+class Registry:
+    """The ECR private registry of the function's own account and region."""
+
+    def __init__(self, client: ECRClient) -> None:
+        """Stand on an ECR client, which must not retry by itself."""
+        self._client = client
+
+    @classmethod
+    def connect(cls) -> Self:
+        """Make the client, which takes far longer than a call with it: once in a process."""
+        return cls(boto3.client("ecr", config=_CONFIG))
+
+    def page(self, token: str | None = None) -> tuple[list[str], str | None]:
+        """List repository names, a page at a time.
+
+        Args:
+            token: where to go on, as the page before gave it; None for the first page.
+
+        Returns:
+            The page's names, and the token of the next page or None if it was the last.
+
+        Raises:
+            RegistryError: ECR refused; Unavailable if it is worth another try.
+        """
+        if token is None:
+            response = _call(self._client.describe_repositories, maxResults=_PAGE_SIZE)
+        else:
+            response = _call(self._client.describe_repositories, maxResults=_PAGE_SIZE, nextToken=token)
+        names = [repository["repositoryName"] for repository in response["repositories"]]
+        return names, response.get("nextToken")
+
+    def policy_text(self, name: str) -> str | None:
+        """Read a repository's policy, or None if it has none.
+
+        Raises:
+            RepositoryNotFound: there is no such repository.
+            RegistryError: ECR refused; Unavailable if it is worth another try.
+        """
+        try:
+            return _call(self._client.get_repository_policy, repositoryName=name)["policyText"]
+        except PolicyNotFound:
+            return None
+
+    def set_policy_text(self, name: str, text: str) -> None:
+        """Replace a repository's policy, whatever it is by now: ECR has no conditional write.
+
+        Raises:
+            RepositoryNotFound: there is no such repository.
+            RegistryError: ECR refused; Unavailable if it is worth another try, from a new read.
+        """
+        _call(self._client.set_repository_policy, repositoryName=name, policyText=text)
+
+
+def _call[**P, T](operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return operation(*args, **kwargs)
+    except ClientError as error:
+        raise _translated(error) from None
+    except HTTPClientError as error:
+        raise Unavailable(f"ECR did not answer: {error}") from None
+    except BotoCoreError as error:
+        raise RegistryError(f"ECR could not be called: {error}") from None
+
+
+def _translated(error: ClientError) -> RegistryError:
+    code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+    said = f"ECR refused {error.operation_name}: {code}: {message}"
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    if code == "RepositoryNotFoundException":
+        return RepositoryNotFound(said)
+    if code == "RepositoryPolicyNotFoundException":
+        return PolicyNotFound(said)
+    if code in _THROTTLED or status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+        return Unavailable(said)
+    # ECR refuses a whole policy for one principal that does not exist, and names none.
+    if "Principal not found" in message or "Invalid repository policy provided" in message:
+        return RegistryError(
+            f"{said}. A principal in the policy does not exist: check that every role in WORKER_ROLE_ARNS "
+            "does, path included. ECR may take a minute to know a new role."
+        )
+    return RegistryError(said)

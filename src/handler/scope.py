@@ -1,0 +1,82 @@
+"""Which repositories: their names, the globs that select them, and the scope made of globs. Pure."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Self
+
+# CreateRepository's own rule for `repositoryName`, from the ECR API reference.
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
+_NAME_LENGTH = range(2, 256 + 1)
+_GLOB = re.compile(r"[a-z0-9._/*?\[\]!-]+")
+_WILDCARDS = frozenset("*?[")
+
+
+class InvalidPattern(ValueError):
+    """A text that can be neither a repository name nor a glob that selects some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The repositories that a list of globs selects."""
+
+    included: tuple[str, ...] = ("*",)
+    excluded: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, patterns: Iterable[str]) -> Self:
+        """Make the scope of globs, in which `*` also matches `/` and `!glob` takes out.
+
+        The order of the patterns has no meaning: what any `!glob` matches is out.
+
+        Raises:
+            InvalidPattern: a glob could match no repository, or none selects any.
+        """
+        included: list[str] = []
+        excluded: list[str] = []
+        for pattern in patterns:
+            glob = pattern.removeprefix("!")
+            validate_pattern(glob)
+            (included if glob == pattern else excluded).append(glob)
+        if not included:
+            raise InvalidPattern('it selects nothing: begin with what is in, for example "*,!scratch/*"')
+        return cls(tuple(included), tuple(excluded))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the repository of this name is in scope."""
+        return matches_any(name, self.included) and not matches_any(name, self.excluded)
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether the pattern may select several repositories rather than name one."""
+    return not _WILDCARDS.isdisjoint(pattern)
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether ECR could hold a repository of this name."""
+    return len(name) in _NAME_LENGTH and _NAME.fullmatch(name) is not None
+
+
+def matches_any(name: str, globs: Iterable[str]) -> bool:
+    """Whether one of the globs matches the whole name."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def validate_pattern(pattern: str) -> None:
+    """Check that a pattern is a repository name, or a glob that could match one.
+
+    Raises:
+        InvalidPattern: it is neither.
+    """
+    if not is_glob(pattern) and not is_repository_name(pattern):
+        raise InvalidPattern(
+            f"{pattern!r} is not a name that an ECR repository can have "
+            "(2-256 characters: lower-case letters and digits, with single . _ / or -, __ or -- between them)"
+        )
+    if not _GLOB.fullmatch(pattern):
+        raise InvalidPattern(
+            f"{pattern!r} matches no name that an ECR repository can have "
+            "(a glob is made of lower-case letters, digits, . _ / - and the wildcards * ? [])"
+        )

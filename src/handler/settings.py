@@ -1,0 +1,128 @@
+"""The settings: the environment, checked once at cold start. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from handler.scope import InvalidPattern, Scope
+
+_EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+# The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
+_ROLE = re.compile(r"arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/(?:[!-~]+/)?[A-Za-z0-9_+=.@-]{1,64}")
+# What people give instead, and what each of them probably means.
+_SLIPS = (
+    (
+        re.compile(r".*[*?].*"),
+        "is a wildcard, which would let strangers pull; name each worker role by its own ARN",
+    ),
+    (
+        re.compile(
+            r"arn:(?P<partition>[^:]+):sts::(?P<account>[0-9]{12}):assumed-role/(?P<name>[^/]+)(?:/.*)?"
+        ),
+        (
+            "is a session of a role, not the role; you probably mean "
+            "arn:{partition}:iam::{account}:role/{name} (with its path before the name, if it has one)"
+        ),
+    ),
+    (
+        re.compile(r"arn:(?P<partition>[^:]+):iam::(?P<account>[0-9]{12}):instance-profile/(?P<name>.+)"),
+        (
+            "is an instance profile; give the ARN of the role in it, probably "
+            "arn:{partition}:iam::{account}:role/{name}"
+        ),
+    ),
+    (
+        re.compile(r"arn:[^:]+:iam::[0-9]{12}:user/.+"),
+        f"is an IAM user; name the role that the worker nodes run under, for example {_EXAMPLE_ROLE}",
+    ),
+    (
+        re.compile(r"[0-9]{12}|arn:[^:]+:iam::[0-9]{12}:root"),
+        f"is a whole account; name the worker role in it, for example {_EXAMPLE_ROLE}",
+    ),
+    (
+        re.compile(r"(?P<name>[A-Za-z0-9_+=.@-]{1,64})"),
+        (
+            "is only a name; give the role's whole ARN, "
+            "arn:aws:iam::ACCOUNT:role/{name} with the data plane's account"
+        ),
+    ),
+)
+
+
+class InvalidSetting(ValueError):
+    """A setting that the function cannot start with."""
+
+    def __init__(self, variable: str, value: str, mend: str) -> None:
+        """Say which variable is wrong, what it holds, and how to mend it."""
+        super().__init__(f"{variable} is {value!r}: {mend}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the deployer configured. Nothing else can name a principal."""
+
+    worker_role_arns: tuple[str, ...]
+    scope: Scope
+    plan: bool
+    remove_unlisted_roles: bool
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings from environment variables.
+
+        Raises:
+            InvalidSetting: a variable is missing or wrong; names it, its value and the mend.
+        """
+        mode = _choice(environment, "MODE", default="enforce", other="plan")
+        remove = _choice(environment, "REMOVE_UNLISTED_ROLES", default="false", other="true")
+        return cls(
+            worker_role_arns=_worker_role_arns(environment),
+            scope=_scope(environment),
+            plan=mode == "plan",
+            remove_unlisted_roles=remove == "true",
+        )
+
+
+def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
+    variable = "WORKER_ROLE_ARNS"
+    value = environment.get(variable, "")
+    arns = _listed(value)
+    if not arns:
+        raise InvalidSetting(
+            variable, value, f"name at least one worker role by its ARN, for example {_EXAMPLE_ROLE}"
+        )
+    for arn in arns:
+        if "*" in arn or "?" in arn or not _ROLE.fullmatch(arn):
+            raise InvalidSetting(variable, value, f"{arn!r} {_mend_role(arn)}")
+    return tuple(dict.fromkeys(arns))
+
+
+def _mend_role(given: str) -> str:
+    for slip, mend in _SLIPS:
+        if match := slip.fullmatch(given):
+            return mend.format_map(match.groupdict())
+    return f"is not the ARN of an IAM role; it should look like {_EXAMPLE_ROLE}"
+
+
+def _scope(environment: Mapping[str, str]) -> Scope:
+    variable = "REPOSITORIES"
+    value = environment.get(variable, "*")
+    patterns = _listed(value)
+    if not patterns:
+        raise InvalidSetting(variable, value, 'give globs separated by commas, or "*" for all repositories')
+    try:
+        return Scope.parse(patterns)
+    except InvalidPattern as error:
+        raise InvalidSetting(variable, value, str(error)) from None
+
+
+def _choice(environment: Mapping[str, str], variable: str, *, default: str, other: str) -> str:
+    value = environment.get(variable, default)
+    if (choice := value.strip().lower()) not in (default, other):
+        raise InvalidSetting(variable, value, f'use "{default}" or "{other}"')
+    return choice
+
+
+def _listed(value: str) -> list[str]:
+    return [item for part in value.split(",") if (item := part.strip())]
