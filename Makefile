@@ -10,7 +10,7 @@ UV := $(TOOLS)/uv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--custom-compile-command "make lock"
 
-# Stale bytecode is cheaper than none.
+# Bytecode pays: the tools start many times.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Self
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,10 @@ _CONFIG = Config(
 _THROTTLED = frozenset({"ThrottlingException", "ThrottleException", "TooManyRequestsException"})
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
+
+
+# At DEBUG, botocore logs every policy and every signature.
+logging.getLogger("botocore").setLevel(logging.INFO)
 
 
 class RegistryError(Exception):
@@ -102,7 +108,7 @@ def _call[**P, T](operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
         return operation(*args, **kwargs)
     except ClientError as error:
         raise _translated(error) from None
-    except HTTPClientError as error:
+    except (NoConnection, HTTPClientError) as error:
         raise Unavailable(f"ECR did not answer: {error}") from None
     except BotoCoreError as error:
         raise RegistryError(f"ECR could not be called: {error}") from None

@@ -10,7 +10,7 @@ from typing import Self
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
 _NAME_LENGTH = range(2, 256 + 1)
-_GLOB = re.compile(r"[a-z0-9._/*?\[\]!-]+")
+_GLOB = re.compile(r"(?:[a-z0-9._/*?-]|\[!?[a-z0-9._/-]+\])+")
 _WILDCARDS = frozenset("*?[")
 
 
@@ -78,5 +78,5 @@ def validate_pattern(pattern: str) -> None:
     if not _GLOB.fullmatch(pattern):
         raise InvalidPattern(
             f"{pattern!r} matches no name that an ECR repository can have "
-            "(a glob is made of lower-case letters, digits, . _ / - and the wildcards * ? [])"
+            "(a glob is made of lower-case letters, digits, . _ / - and the wildcards * ? [abc] [!abc])"
         )

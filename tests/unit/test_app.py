@@ -1,0 +1,363 @@
+"""The function as Lambda calls it, with an ECR in process that is moto's."""
+
+import importlib
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
+# moto's account, and the one that `sam local` gives to functions, of which the saved events are.
+ACCOUNT = "123456789012"
+SAM_LOCAL_ACCOUNT = "012345678912"
+REGION = "us-east-1"
+ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
+FOREIGN: dict[str, object] = {
+    "Sid": "Push",
+    "Effect": "Allow",
+    "Principal": {"AWS": "arn:aws:iam::444444444444:root"},
+    "Action": "ecr:PutImage",
+}
+
+type SavedEvent = Callable[[str], dict[str, object]]
+
+
+@dataclass
+class Deployed:
+    """The function, started with some settings, beside an ECR whose calls are counted."""
+
+    app: ModuleType
+    ecr: "ECRClient"
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def invoke(self, event: object, account: str = SAM_LOCAL_ACCOUNT) -> dict[str, Any]:
+        self.calls.clear()
+        arn = f"arn:aws:lambda:{REGION}:{account}:function:ecr-allow-pull"
+        report: dict[str, Any] = self.app.lambda_handler(event, SimpleNamespace(invoked_function_arn=arn))
+        json.dumps(report)  # as Lambda does
+        return report
+
+    def create(self, *names: str, policy: object = None) -> None:
+        for name in names:
+            self.ecr.create_repository(repositoryName=name)
+            if policy is not None:
+                self.ecr.set_repository_policy(repositoryName=name, policyText=json.dumps(policy))
+
+    def policy(self, name: str) -> dict[str, Any] | None:
+        try:
+            text = self.ecr.get_repository_policy(repositoryName=name)["policyText"]
+        except self.ecr.exceptions.RepositoryPolicyNotFoundException:
+            return None
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+
+type Start = Callable[..., Deployed]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start the function as a new Lambda environment does: import it with these settings."""
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+
+    def with_settings(**settings: str) -> Deployed:
+        for variable, value in ({"WORKER_ROLE_ARNS": ROLE} | settings).items():
+            monkeypatch.setenv(variable, value)
+        deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"))
+        client = deployed.app.registry._client  # noqa: SLF001 - to count what it sends
+        client.meta.events.register("before-call.ecr", lambda model, **_: deployed.calls.update([model.name]))
+        return deployed
+
+    with mock_aws():
+        yield with_settings
+    sys.modules.pop("handler.app", None)
+
+
+def allow_pull(*roles: str, sid: str = "AllowPull") -> dict[str, object]:
+    return {
+        "Sid": sid,
+        "Effect": "Allow",
+        "Principal": {"AWS": roles[0] if len(roles) == 1 else list(roles)},
+        "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
+    }
+
+
+def document(*statements: dict[str, object]) -> dict[str, object]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def long_policy(characters: int) -> dict[str, object]:
+    short = len(json.dumps(document(FOREIGN | {"Sid": ""}), separators=(",", ":")))
+    return document(FOREIGN | {"Sid": "x" * (characters - short)})
+
+
+class TestANewRepository:
+    def test_gets_the_grant_and_the_report_tells(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start()
+        function.create("team/app")
+
+        report = function.invoke(saved_event("created-by-api"))
+
+        assert function.policy("team/app") == document(allow_pull(ROLE))
+        assert report == {
+            "checked": 1,
+            "dry_run": False,
+            "outcomes": {"attached": 1},
+            "repositories": [{"repository": "team/app", "outcome": "attached", "added": [ROLE]}],
+            "truncated": False,
+        }
+
+    def test_gets_the_grant_also_if_ecr_made_it_itself(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start()
+        function.create("docker-hub/library/alpine")
+
+        function.invoke(saved_event("created-by-service"))
+
+        assert function.policy("docker-hub/library/alpine") == document(allow_pull(ROLE))
+
+    def test_keeps_what_its_policy_holds_already(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start(WORKER_ROLE_ARNS=f"{ROLE},{OTHER_ROLE}")
+        function.create("team/app", policy={"Version": "2008-10-17", "Id": "theirs", "Statement": FOREIGN})
+
+        function.invoke(saved_event("created-by-api"))
+
+        assert function.policy("team/app") == {
+            "Version": "2008-10-17",
+            "Id": "theirs",
+            "Statement": [FOREIGN, allow_pull(ROLE, OTHER_ROLE)],
+        }
+
+    def test_costs_two_calls_and_one_when_nothing_is_missing(
+        self, start: Start, saved_event: SavedEvent
+    ) -> None:
+        function = start()
+        function.create("team/app")
+
+        function.invoke(saved_event("created-by-api"))
+        assert function.calls == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+
+        report = function.invoke(saved_event("created-by-api"))
+        assert function.calls == {"GetRepositoryPolicy": 1}
+        assert report["outcomes"] == {"unchanged": 1}
+
+    def test_that_was_deleted_meanwhile_is_gone(self, start: Start, saved_event: SavedEvent) -> None:
+        report = start().invoke(saved_event("created-by-api"))
+
+        assert report["repositories"] == [{"repository": "team/app", "outcome": "gone"}]
+
+    def test_out_of_scope_is_left_alone(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start(REPOSITORIES="*,!team/*")
+        function.create("team/app")
+
+        report = function.invoke(saved_event("created-by-api"))
+
+        assert report["repositories"] == [{"repository": "team/app", "outcome": "out_of_scope"}]
+        assert not function.calls
+        assert function.policy("team/app") is None
+
+
+class TestAnEventThatIsNotOurs:
+    @pytest.mark.parametrize("change", [{}, {"source": "aws.codecommit"}])
+    def test_costs_no_call_and_the_answer_says_why(
+        self, start: Start, saved_event: SavedEvent, change: dict[str, object]
+    ) -> None:
+        function = start()
+
+        report = function.invoke(saved_event("creation-failed") | change)
+
+        assert not function.calls
+        assert report["checked"] == 0
+        assert report["ignored"]
+
+    def test_of_another_account_is_refused(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start()
+        function.create("team/app")
+
+        with pytest.raises(ValueError, match=f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and"):
+            function.invoke(saved_event("created-by-api"), account="999999999999")
+
+        assert not function.calls
+
+    @pytest.mark.parametrize("event", [{}, [], None, {"repositories": ["team/app"], "dryrun": True}])
+    def test_changes_nothing_and_is_told_the_right_form(self, start: Start, event: object) -> None:
+        function = start()
+        function.create("team/app")
+
+        with pytest.raises(ValueError, match=r'payload should look like \{"repositories":'):
+            function.invoke(event)
+
+        assert not function.calls
+
+
+class TestAReRun:
+    def test_of_all_checks_every_repository_in_scope(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start(REPOSITORIES="*,!scratch/*")
+        function.create("ml/train", "team/app", "scratch/x1")
+        function.create("ml/done", policy=document(allow_pull(ROLE)))
+
+        report = function.invoke(saved_event("rerun-all"))
+
+        assert report["checked"] == 3
+        assert report["outcomes"] == {"attached": 2, "unchanged": 1}
+        assert function.policy("ml/train") == function.policy("team/app") == document(allow_pull(ROLE))
+        assert function.policy("scratch/x1") is None
+
+    def test_checks_names_and_globs_each_repository_once(self, start: Start) -> None:
+        function = start()
+        function.create("ml/train", "ml/serve", "team/app", "team/other")
+
+        report = function.invoke({"repositories": ["ml/*", "team/app", "*/train"]})
+
+        assert report["outcomes"] == {"attached": 3}
+        assert function.calls["GetRepositoryPolicy"] == 3
+        assert function.policy("team/other") is None
+
+    def test_of_one_that_is_not_there_says_gone(self, start: Start) -> None:
+        report = start().invoke({"repositories": ["no/such"]})
+
+        assert report["repositories"] == [{"repository": "no/such", "outcome": "gone"}]
+
+    def test_by_a_saved_event_is_the_same_check(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start()
+        function.create("team/app", policy=document(FOREIGN))
+
+        for _ in range(2):
+            function.invoke(saved_event("created-by-api"))
+
+        assert function.policy("team/app") == document(FOREIGN, allow_pull(ROLE))
+
+
+class TestADryRun:
+    def test_writes_nothing_and_reports_what_it_would(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start()
+        function.create("team/app", "ml/train")
+
+        report = function.invoke(saved_event("dry-run"))
+
+        assert report["dry_run"] is True
+        assert report["outcomes"] == {"would_attach": 2}
+        assert report["repositories"] == [
+            {"repository": "team/app", "outcome": "would_attach", "added": [ROLE]},
+            {"repository": "ml/train", "outcome": "would_attach", "added": [ROLE]},
+        ]
+        assert "SetRepositoryPolicy" not in function.calls
+        assert function.policy("team/app") is None
+
+    def test_is_what_every_event_gets_in_plan_mode(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start(MODE="plan")
+        function.create("team/app")
+
+        for event in (saved_event("created-by-api"), {"repositories": ["team/app"], "dry_run": False}):
+            report = function.invoke(event)
+            assert (report["dry_run"], report["outcomes"]) == (True, {"would_attach": 1})
+
+        assert function.policy("team/app") is None
+
+
+class TestUnlistedRoles:
+    def test_stay_by_default(self, start: Start) -> None:
+        function = start()
+        function.create("team/app", policy=document(allow_pull(OTHER_ROLE)))
+
+        report = function.invoke({"repositories": ["team/app"]})
+
+        assert function.policy("team/app") == document(allow_pull(OTHER_ROLE, ROLE))
+        assert report["repositories"][0]["added"] == [ROLE]
+
+    def test_leave_on_request_and_the_report_names_them(self, start: Start) -> None:
+        function = start(REMOVE_UNLISTED_ROLES="true")
+        function.create("team/app", policy=document(FOREIGN, allow_pull(OTHER_ROLE)))
+
+        report = function.invoke({"repositories": ["team/app"]})
+
+        assert function.policy("team/app") == document(FOREIGN, allow_pull(ROLE))
+        assert report["repositories"][0]["removed"] == [OTHER_ROLE]
+
+
+class TestAFailure:
+    def test_of_one_repository_stops_no_other_and_is_named_at_the_end(self, start: Start) -> None:
+        function = start()
+        function.create("first", "third")
+        function.create("second", policy=long_policy(10_200))
+
+        with pytest.raises(Exception, match=r"^1 of 3 repositories failed: second: .* 10,4\d\d characters"):
+            function.invoke({"repositories": ["*"]})
+
+        assert function.policy("first") == function.policy("third") == document(allow_pull(ROLE))
+        assert function.policy("second") == long_policy(10_200)
+
+    def test_of_many_repositories_names_some_and_counts_all(self, start: Start) -> None:
+        function = start()
+        names = [f"long-{number:02}" for number in range(12)]
+        function.create(*names, policy=long_policy(10_200))
+
+        with pytest.raises(Exception, match=r"^12 of 12 .*; long-09: .*; and 2 more, named in the log$"):
+            function.invoke({"repositories": names})
+
+        assert function.calls == {"GetRepositoryPolicy": 12}
+
+    def test_of_a_setting_stops_the_start(self, start: Start) -> None:
+        with pytest.raises(ValueError, match=r"^WORKER_ROLE_ARNS is '\*': "):
+            start(WORKER_ROLE_ARNS="*")
+
+
+class TestTheLog:
+    def test_tells_each_change_and_the_totals_but_no_identity_and_no_policy_even_at_debug(
+        self,
+        start: Start,
+        saved_event: SavedEvent,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        function = start()
+        function.create("team/app", policy=document(FOREIGN))
+
+        monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
+        with caplog.at_level(logging.DEBUG):
+            function.invoke(saved_event("created-by-api"))
+
+        lines = [vars(record) for record in caplog.records]
+        ours = [line for line in lines if line["name"] == "ecr-allow-pull"]
+        assert [(line["message"], line.get("repository")) for line in ours] == [
+            ("checked", "team/app"),
+            ("report", None),
+        ]
+        assert ours[1]["outcomes"] == {"attached": 1}
+        for secret in ("AROAEXAMPLE", "203.0.113.12", "444444444444", "Signature"):
+            assert secret not in str(lines) + caplog.text
+
+
+class TestTheAnswer:
+    def test_stays_small_however_many_repositories_there_are(self, start: Start) -> None:
+        function = start()
+        function.create(*(f"r{number}" for number in range(120)))
+        function.create(*(f"done/r{number}" for number in range(5)), policy=document(allow_pull(ROLE)))
+
+        report = function.invoke({"repositories": ["*"]})
+
+        assert report["outcomes"] == {"attached": 120, "unchanged": 5}
+        assert len(report["repositories"]) == 100
+        assert report["truncated"] is True
+
+    def test_leaves_out_what_is_unchanged_among_many(self, start: Start) -> None:
+        function = start()
+        function.create(*(f"done/r{number}" for number in range(120)), policy=document(allow_pull(ROLE)))
+        function.create("new")
+
+        report = function.invoke({"repositories": ["*"]})
+
+        assert report["checked"] == 121
+        assert [details["repository"] for details in report["repositories"]] == ["new"]
+        assert report["truncated"] is False

@@ -1,0 +1,125 @@
+"""What the project promises of itself: what ships, what imports what, which events are saved."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handler.settings import Settings
+from handler.triggers import Request, parse
+
+PROJECT = Path(__file__).parent.parent.parent
+HANDLER = PROJECT / "src/handler"
+EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "env")
+
+# The one-way street: a room may import those beside its name.
+ROOMS = {
+    "app": {"reconcile", "registry", "settings", "triggers"},
+    "reconcile": {"policy", "registry", "report", "scope", "settings", "triggers"},
+    "settings": {"scope"},
+    "triggers": {"scope"},
+    "policy": set(),
+    "registry": set(),
+    "report": set(),
+    "scope": set(),
+    "__init__": set(),
+}
+OUTSIDE = {
+    "app": {"aws_lambda_powertools"},
+    "registry": {"boto3", "botocore", "mypy_boto3_ecr"},
+    "report": {"aws_lambda_powertools"},
+}
+
+
+def imports(room: str) -> set[str]:
+    tree = ast.parse((HANDLER / f"{room}.py").read_text())
+    return {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [f"{node.module}.{alias.name}" for alias in node.names]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    }
+
+
+def pins(lock: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """Read a lock: each package's version and hashes."""
+    text = (PROJECT / lock).read_text()
+    return {
+        match["name"]: (match["version"], frozenset(re.findall(r"sha256:[0-9a-f]{64}", match["rest"])))
+        for match in re.finditer(
+            r"^(?P<name>[a-z0-9-]+)==(?P<version>\S+)(?P<rest>(?:.*\\\n)*.*)$", text, re.MULTILINE
+        )
+    }
+
+
+def test_every_room_is_known() -> None:
+    assert {path.stem for path in HANDLER.glob("*.py")} == ROOMS.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_one_way(room: str) -> None:
+    ours = {name.split(".")[1] for name in imports(room) if name.startswith("handler.")}
+
+    assert ours <= ROOMS[room]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_only_the_edges_know_what_is_not_pythons_own(room: str) -> None:
+    packages = {name.split(".")[0] for name in imports(room)} - {"handler", "__future__"}
+
+    assert packages - sys.stdlib_module_names == OUTSIDE.get(room, set())
+
+
+def test_what_ships_is_what_is_tested_and_all_of_it_is_pinned_with_hashes() -> None:
+    ships, develops = pins("src/requirements.txt"), pins("requirements/dev.txt")
+
+    assert ships
+    assert ships.items() <= develops.items()
+    assert all(hashes for _, hashes in ships.values())
+
+
+@pytest.mark.parametrize("group", ["dev", "sam", "emulator", "uv"])
+def test_the_locks_hold_what_the_project_asks_for(group: str) -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    asked = project["dependency-groups"][group] + (
+        project["project"]["dependencies"] if group == "dev" else []
+    )
+
+    pinned = pins(f"requirements/{group}.txt")
+
+    for requirement in asked:
+        name, least = re.fullmatch(r"([a-z0-9-]+)(?:\[.*\])?>=([0-9.]+)", requirement).groups()  # type: ignore[union-attr]
+        version, hashes = pinned[name]
+        assert hashes
+        assert [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".")]
+
+
+def test_boto3_does_not_ship_for_the_runtime_brings_it() -> None:
+    assert not {"boto3", "botocore"} & pins("src/requirements.txt").keys()
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_every_saved_event_is_one_that_the_function_understands(
+    saved_event: Callable[[str], dict[str, object]], name: str
+) -> None:
+    request = parse(saved_event(name), account="012345678912", region="us-east-1")
+
+    assert isinstance(request, Request)
+    assert bool(request.repositories) != bool(request.ignored)
+
+
+def test_the_environment_for_sam_local_is_one_that_the_function_starts_with(
+    saved_event: Callable[[str], dict[str, object]],
+) -> None:
+    environment = saved_event("env")["Function"]
+    assert isinstance(environment, dict)
+
+    assert Settings.from_environment(environment).worker_role_arns

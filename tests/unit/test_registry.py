@@ -1,0 +1,68 @@
+"""The registry when the network fails: real sockets, the real client."""
+
+import socket
+import threading
+from collections.abc import Callable
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from handler.registry import Registry, RegistryError, Unavailable
+
+
+def registry(endpoint: str) -> Registry:
+    client = boto3.client(
+        "ecr",
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="x",  # noqa: S106 - nobody is there to check it
+        endpoint_url=endpoint,
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=0.2),
+    )
+    return Registry(client)
+
+
+def closes(_: socket.socket) -> None:
+    pass
+
+
+def stays_silent(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.recv(65536)
+
+
+def is_busy(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize("serve", [closes, stays_silent, is_busy])
+def test_an_ecr_that_does_not_answer_is_unavailable(serve: Callable[[socket.socket], None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                serve(connection)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Unavailable):
+            registry(f"http://127.0.0.1:{server.getsockname()[1]}").policy_text("team/app")
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+
+def test_an_ecr_that_is_not_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    with pytest.raises(Unavailable, match="ECR did not answer"):
+        registry(f"http://127.0.0.1:{port}").policy_text("team/app")
+
+
+def test_a_call_that_cannot_be_made_is_an_error_but_not_a_temporary_one() -> None:
+    with pytest.raises(RegistryError, match="ECR could not be called") as caught:
+        registry("http://127.0.0.1:1").policy_text("")
+
+    assert not isinstance(caught.value, Unavailable)

@@ -1,0 +1,150 @@
+"""The settings: what starts the function, and what stops it and says why."""
+
+import pytest
+
+from handler.settings import InvalidSetting, Settings
+
+ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+
+
+def settings(**variables: str) -> Settings:
+    return Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | variables)
+
+
+def complaint(**variables: str) -> str:
+    with pytest.raises(InvalidSetting) as caught:
+        settings(**variables)
+    return str(caught.value)
+
+
+def test_one_role_is_all_that_must_be_set() -> None:
+    given = settings()
+
+    assert given.worker_role_arns == (ROLE,)
+    assert "any/repository" in given.scope
+    assert not given.plan
+    assert not given.remove_unlisted_roles
+
+
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "arn:aws:iam::222222222222:role/plain",
+        "arn:aws:iam::222222222222:role/with/a/path/name",
+        "arn:aws-cn:iam::222222222222:role/name",
+        "arn:aws-us-gov:iam::222222222222:role/name",
+        "arn:aws-iso-b:iam::222222222222:role/name",
+        "arn:aws:iam::222222222222:role/Odd_but+legal=name.@-1",
+    ],
+)
+def test_the_arn_of_a_role_is_accepted_in_any_partition_with_or_without_a_path(arn: str) -> None:
+    assert settings(WORKER_ROLE_ARNS=arn).worker_role_arns == (arn,)
+
+
+def test_several_roles_are_separated_by_commas_with_or_without_spaces() -> None:
+    given = settings(WORKER_ROLE_ARNS=f"{ROLE}-a, {ROLE}-b,\n{ROLE}-c,")
+
+    assert given.worker_role_arns == (f"{ROLE}-a", f"{ROLE}-b", f"{ROLE}-c")
+
+
+def test_a_role_named_twice_counts_once() -> None:
+    assert settings(WORKER_ROLE_ARNS=f"{ROLE},{ROLE}").worker_role_arns == (ROLE,)
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", " , "])
+def test_without_a_role_the_start_stops_and_an_example_is_given(value: str) -> None:
+    message = complaint(WORKER_ROLE_ARNS=value)
+
+    assert message.startswith(f"WORKER_ROLE_ARNS is {value!r}: ")
+    assert "arn:aws:iam::222222222222:role/" in message
+
+
+def test_a_missing_role_variable_stops_the_start() -> None:
+    with pytest.raises(InvalidSetting, match="WORKER_ROLE_ARNS"):
+        Settings.from_environment({})
+
+
+@pytest.mark.parametrize(
+    ("slip", "mend"),
+    [
+        ("*", "wildcard"),
+        ("arn:aws:iam::222222222222:role/*", "wildcard"),
+        ("arn:aws:iam::222222222222:role/unionai-?-node-group", "wildcard"),
+        (
+            "arn:aws:sts::222222222222:assumed-role/node-group/i-0123456789abcdef0",
+            "probably mean arn:aws:iam::222222222222:role/node-group ",
+        ),
+        (
+            "arn:aws-cn:sts::222222222222:assumed-role/node-group",
+            "probably mean arn:aws-cn:iam::222222222222:role/node-group ",
+        ),
+        (
+            "arn:aws:iam::222222222222:instance-profile/path/node-group",
+            "probably arn:aws:iam::222222222222:role/path/node-group",
+        ),
+        ("arn:aws:iam::222222222222:user/somebody", "is an IAM user"),
+        ("arn:aws:iam::222222222222:root", "is a whole account"),
+        ("222222222222", "is a whole account"),
+        ("unionai-acme-flyteworker-node-group", "role/unionai-acme-flyteworker-node-group with"),
+        ("arn:aws:iam::22222222222:role/short-account", "is not the ARN of an IAM role"),
+        ("arn:aws:iam::222222222222:role/", "is not the ARN of an IAM role"),
+        ("arn:aws:iam::222222222222:group/g", "is not the ARN of an IAM role"),
+        ("arn:aws:iam::222222222222:role/two words", "is not the ARN of an IAM role"),
+        ("AROAEXAMPLEEXAMPLEEXA:ci", "is not the ARN of an IAM role"),
+    ],
+)
+def test_a_principal_that_is_no_role_stops_the_start_and_the_right_one_is_suggested(
+    slip: str, mend: str
+) -> None:
+    message = complaint(WORKER_ROLE_ARNS=f"{ROLE},{slip}")
+
+    assert message.startswith("WORKER_ROLE_ARNS is ")
+    assert repr(slip) in message
+    assert mend in message
+
+
+def test_a_scope_is_globs_that_put_in_and_take_out() -> None:
+    scope = settings(REPOSITORIES="ml/*, team/app, !ml/scratch-*").scope
+
+    assert "ml/train" in scope
+    assert "ml/deep/nested" in scope
+    assert "team/app" in scope
+    assert "team/apps" not in scope
+    assert "ml/scratch-1" not in scope
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("", 'or "*" for all'),
+        ("!scratch/*", "it selects nothing"),
+        ("Team/*", "lower-case"),
+        ("team//app", "is not a name"),
+        ("a", "is not a name"),
+        ("team app*", "matches no name"),
+        ("*,!", "is not a name"),
+    ],
+)
+def test_a_scope_that_could_select_nothing_stops_the_start(value: str, mend: str) -> None:
+    message = complaint(REPOSITORIES=value)
+
+    assert message.startswith(f"REPOSITORIES is {value!r}: ")
+    assert mend in message
+
+
+@pytest.mark.parametrize(("value", "plan"), [("plan", True), ("enforce", False), (" Plan ", True)])
+def test_the_mode_is_enforce_or_plan(value: str, *, plan: bool) -> None:
+    assert settings(MODE=value).plan is plan
+
+
+@pytest.mark.parametrize(("value", "remove"), [("true", True), ("false", False), ("TRUE", True)])
+def test_unlisted_roles_are_removed_only_if_asked(value: str, *, remove: bool) -> None:
+    assert settings(REMOVE_UNLISTED_ROLES=value).remove_unlisted_roles is remove
+
+
+@pytest.mark.parametrize("variable", ["MODE", "REMOVE_UNLISTED_ROLES"])
+@pytest.mark.parametrize("value", ["", "yes", "dry-run", "0"])
+def test_any_other_choice_stops_the_start_and_the_choices_are_named(variable: str, value: str) -> None:
+    message = complaint(**{variable: value})
+
+    assert message.startswith(f"{variable} is {value!r}: use ")

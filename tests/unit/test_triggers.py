@@ -1,0 +1,178 @@
+"""Any event -> the repositories that it asks to check."""
+
+from collections.abc import Callable
+
+import pytest
+
+from handler.triggers import InvalidEvent, Request, parse
+
+ACCOUNT = "012345678912"
+REGION = "us-east-1"
+RIGHT_FORM = '{"repositories": ["team/app", "ml/*"], "dry_run": true}'
+
+type Event = dict[str, object]
+type Detail = dict[str, object]
+
+
+def parsed(event: object) -> Request:
+    return parse(event, account=ACCOUNT, region=REGION)
+
+
+def complaint(event: object) -> str:
+    with pytest.raises(InvalidEvent) as caught:
+        parsed(event)
+    return str(caught.value)
+
+
+def creation(detail: Detail, **envelope: object) -> Event:
+    return {
+        "detail-type": "AWS API Call via CloudTrail",
+        "source": "aws.ecr",
+        "account": ACCOUNT,
+        "region": REGION,
+        "detail": {"eventSource": "ecr.amazonaws.com", "eventName": "CreateRepository"} | detail,
+    } | envelope
+
+
+class TestCreationEvents:
+    @pytest.mark.parametrize(
+        ("event", "repository"),
+        [("created-by-api", "team/app"), ("created-by-service", "docker-hub/library/alpine")],
+    )
+    def test_ask_for_the_new_repository(
+        self, saved_event: Callable[[str], Event], event: str, repository: str
+    ) -> None:
+        assert parsed(saved_event(event)) == Request((repository,))
+
+    def test_are_ignored_if_the_call_failed(self, saved_event: Callable[[str], Event]) -> None:
+        request = parsed(saved_event("creation-failed"))
+
+        assert request.repositories == ()
+        assert "failed" in request.ignored
+
+    @pytest.mark.parametrize("code", ["SomethingNew", "", None])
+    def test_are_ignored_whatever_the_error_code_is(self, code: object) -> None:
+        detail: Detail = {"errorCode": code, "requestParameters": {"repositoryName": "team/app"}}
+
+        assert parsed(creation(detail)).repositories == ()
+
+    @pytest.mark.parametrize(
+        "detail",
+        [
+            {"responseElements": {"repository": {"repositoryName": "team/app"}}},
+            {"responseElements": None, "serviceEventDetails": {"repositoryName": "team/app"}},
+            {"responseElements": None, "requestParameters": {"repositoryName": "team/app"}},
+            {"resources": [{"ARN": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"}]},
+            {"resources": ["odd", {}, {"arn": f"arn:aws-cn:ecr:{REGION}:{ACCOUNT}:repository/team/app"}]},
+        ],
+    )
+    def test_are_understood_wherever_the_name_is(self, detail: Detail) -> None:
+        assert parsed(creation(detail)).repositories == ("team/app",)
+
+    def test_are_taken_by_the_surest_name_if_there_are_several(self) -> None:
+        detail: Detail = {
+            "requestParameters": {"repositoryName": "third"},
+            "serviceEventDetails": {"repositoryName": "second"},
+            "responseElements": {"repository": {"repositoryName": "first"}},
+        }
+
+        assert parsed(creation(detail)).repositories == ("first",)
+
+    @pytest.mark.parametrize(
+        "detail",
+        [
+            {},
+            {"responseElements": {"repository": {"repositoryName": 7}}, "resources": "none"},
+            {"resources": [{"ARN": "arn:aws:s3:::bucket"}]},
+        ],
+    )
+    def test_are_refused_if_there_is_no_name_anywhere(self, detail: Detail) -> None:
+        assert "names no repository" in complaint(creation(detail))
+
+    @pytest.mark.parametrize("name", ["Team/App", "a", "team//app", "-team", "team/", "x" * 257, "a b", "*"])
+    def test_are_refused_if_ecr_could_not_have_the_name(self, name: str) -> None:
+        message = complaint(creation({"requestParameters": {"repositoryName": name}}))
+
+        assert repr(name) in message
+
+    @pytest.mark.parametrize(
+        "elsewhere",
+        [{"account": "999999999999"}, {"region": "eu-west-1"}, {"account": None}, {"region": 1}],
+    )
+    def test_are_refused_from_another_account_or_region(self, elsewhere: Event) -> None:
+        event = creation({"requestParameters": {"repositoryName": "team/app"}}, **elsewhere)
+
+        message = complaint(event)
+
+        assert f"account {ACCOUNT}, region {REGION}" in message
+        assert all(str(value) in message for value in elsewhere.values())
+
+    @pytest.mark.parametrize(
+        "look_alike",
+        [
+            {"source": "aws.codecommit"},
+            {"source": "aws.ecr-public"},
+            {"detail": {"eventSource": "ecr-public.amazonaws.com", "eventName": "CreateRepository"}},
+            {"detail": {"eventSource": "ecr.amazonaws.com", "eventName": "DeleteRepository"}},
+            {"detail-type": "ECR Image Scan"},
+            {"detail": {}},
+        ],
+    )
+    def test_are_told_from_their_look_alikes(self, look_alike: Event) -> None:
+        event = creation({"requestParameters": {"repositoryName": "team/app"}}) | look_alike
+
+        assert parsed(event) == Request(ignored="not an event that this function acts on")
+
+    def test_need_a_detail(self) -> None:
+        assert '"detail"' in complaint(creation({}) | {"detail": "text"})
+
+
+class TestPayloads:
+    @pytest.mark.parametrize(
+        ("event", "request_"),
+        [
+            ("rerun-one", Request(("team/app",))),
+            ("rerun-all", Request(("*",))),
+            ("dry-run", Request(("team/app", "ml/*"), dry_run=True)),
+        ],
+    )
+    def test_name_repositories_and_globs(
+        self, saved_event: Callable[[str], Event], event: str, request_: Request
+    ) -> None:
+        assert parsed(saved_event(event)) == request_
+
+    def test_name_a_repository_once_however_often_they_do(self) -> None:
+        assert parsed({"repositories": ["b1", "a1", "b1"]}).repositories == ("b1", "a1")
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            {},
+            [],
+            ["team/app"],
+            None,
+            "team/app",
+            7,
+            {"repository": "team/app"},
+            {"repositories": "team/app"},
+            {"repositories": []},
+            {"repositories": [7]},
+            {"repositories": {"team/app": True}},
+            {"repositories": None},
+            {"repositories": ["team/app"], "dryrun": True},
+            {"repositories": ["team/app"], "dry_run": "true"},
+            {"repositories": ["team/app"], "dry_run": 1},
+            {"repositories": ["team/app"], "dry_run": None},
+            {"dry_run": True},
+            {"repositories": ["team/app"], "worker_role_arns": ["arn:aws:iam::666666666666:role/thief"]},
+        ],
+    )
+    def test_of_another_form_are_refused_and_the_right_form_is_shown(self, payload: object) -> None:
+        assert RIGHT_FORM in complaint(payload)
+
+    def test_with_a_misspelt_field_are_told_which(self) -> None:
+        assert "unknown fields: dryrun" in complaint({"repositories": ["team/app"], "dryrun": True})
+
+    @pytest.mark.parametrize("name", ["Team/App", "team app", "", "!team/*", "Team/*", "team/app,ml/*"])
+    def test_with_an_impossible_name_are_told_which(self, name: str) -> None:
+        assert repr(name) in complaint({"repositories": ["team/app", name]})
