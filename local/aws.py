@@ -31,6 +31,9 @@ PROJECT = Path(__file__).parent.parent
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
 STACK = "ecr-allow-pull"
+# On AWS this takes seconds to minutes. A second lets a client finish that creates a repository and
+# sets its policy at once, as IaC tools do, before the function hears of the repository.
+CLOUDTRAIL_DELAY = 1.0  # seconds
 
 _SAM = PROJECT / ".tools/sam/bin"
 _EMULATOR = PROJECT / ".tools/emulator/bin/python"
@@ -82,6 +85,11 @@ class LocalAws:
         )  # fmt: skip
         (described,) = self.cloudformation().describe_stacks(StackName=stack)["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+
+    def log(self, stack: str = STACK) -> str:
+        """Give what the function logged."""
+        found = self.logs().filter_log_events(logGroupName=f"/aws/lambda/{stack}")
+        return "".join(event["message"].rstrip() + "\n" for event in found["events"])
 
     def sam(self, *arguments: str) -> str:
         """Run `sam` in the project, against this AWS, and give what it printed.
@@ -157,23 +165,24 @@ def local_aws() -> Iterator[LocalAws]:
             "AUTH": "true",
             "AWS_SECRET_ACCESS_KEY": REGISTRY_OWNER.secret_access_key,
             "BIND_HOST": "127.0.0.1",
+            "CLOUDTRAIL_DELAY": str(CLOUDTRAIL_DELAY),
             "GATEWAY_PORT": str(port),
             "LOG_LEVEL": "WARNING",
             "TMPDIR": name,
         }
         with (folder / "emulator.log").open("w+") as log:
             # A session of its own: a Ctrl-C is ours to handle, and its workers end with it.
-            process = subprocess.Popen(  # noqa: S603 - our own emulator
+            with subprocess.Popen(  # noqa: S603 - our own emulator
                 [str(_EMULATOR), "-m", "local.emulator"],
                 cwd=PROJECT, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
-            try:
-                aws = LocalAws(f"http://127.0.0.1:{port}", folder)
-                _wait_until_ready(aws, process, log)
-                yield aws
-            finally:
-                _end(process)
+            ) as process:  # fmt: skip
+                try:
+                    aws = LocalAws(f"http://127.0.0.1:{port}", folder)
+                    _wait_until_ready(aws, process, log)
+                    yield aws
+                finally:
+                    _end(process)
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The embedded AWS: ministack, with what it lacks for this project. Runs in an environment of its own.
 
 What AWS does and ministack does not:
-- CloudTrail tells EventBridge of each call that changes something in ECR.
+- CloudTrail tells EventBridge of each call that changes something in ECR, and of each repository
+  that ECR makes itself for a pull-through cache: here, those whose name begins with `docker-hub/`.
 - `registryId` names the registry of another account, and a call across accounts needs the leave of
   both sides: the caller's identity policy and the repository's policy.
 - DescribeRepositories without names is authorised on all repositories, `repository/*`, not on `*`.
@@ -23,16 +24,14 @@ from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
 from ministack.services import ecr, eventbridge
 
-# On AWS this takes seconds to minutes. A second lets a client finish that creates a repository and
-# sets its policy at once, as IaC tools do, before the function hears of the repository.
-CLOUDTRAIL_DELAY = 1.0  # seconds
-
 type Headers = Mapping[str, str]
 type Query = Mapping[str, list[str]]
 type Response = tuple[int, dict[str, str], bytes]
 
 _READING = ("BatchCheck", "BatchGet", "Describe", "Get", "List")
 _OK = 200
+_PULL_THROUGH = "docker-hub/"
+_cloudtrail_delay = float(os.environ["CLOUDTRAIL_DELAY"])  # seconds
 _serve_ecr = app.SERVICE_HANDLERS["ecr"]
 _resource_arn = iam_actions.extract_resource_arn
 _repository_policy = ecr.repository_policy_for_arn
@@ -47,39 +46,58 @@ async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query
         status, response_headers, response = await _serve_ecr(method, path, headers, body, query)
         operation = headers.get("x-amz-target", "").rpartition(".")[2]
         if not operation.startswith(_READING):
-            detail = record(operation, caller, request, status, json.loads(response))
-            asyncio.get_running_loop().call_later(CLOUDTRAIL_DELAY, tell, detail)
+            if operation == "CreateRepository" and request["repositoryName"].startswith(_PULL_THROUGH):
+                told = "AWS Service Event via CloudTrail", service_event(request["repositoryName"])
+            else:
+                told = "AWS API Call via CloudTrail", api_call(operation, caller, request, status, response)
+            asyncio.get_running_loop().call_later(_cloudtrail_delay, tell, *told)
     return status, response_headers, response
 
 
-def record(
-    operation: str, caller: str, request: object, status: int, response: Mapping[str, object]
-) -> dict[str, object]:
+def api_call(operation: str, caller: str, request: object, status: int, response: bytes) -> dict[str, object]:
     """Make CloudTrail's record of a call, in the form that its user guide gives."""
-    failure = {"errorCode": response.get("__type"), "errorMessage": response.get("message")}
-    return {
+    answer = json.loads(response)
+    outcome = (
+        {"responseElements": answer}
+        if status == _OK
+        else {"responseElements": None, "errorCode": answer["__type"], "errorMessage": answer["message"]}
+    )
+    return outcome | {
         "eventVersion": "1.11",
         "userIdentity": {"type": "AssumedRole", "arn": caller},
-        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "eventSource": "ecr.amazonaws.com",
         "eventName": operation,
-        "awsRegion": get_region(),
         "requestParameters": request,
-        "responseElements": response if status == _OK else None,
-        **({} if status == _OK else failure),
-        "eventID": str(uuid.uuid4()),
         "readOnly": False,
         "eventType": "AwsApiCall",
         "managementEvent": True,
-        "recipientAccountId": get_account_id(),
         "eventCategory": "Management",
     }
 
 
-def tell(detail: Mapping[str, object]) -> None:
-    """Put CloudTrail's record of a call on the event bus."""
-    entry = {"Source": "aws.ecr", "DetailType": "AWS API Call via CloudTrail", "Detail": json.dumps(detail)}
-    put_events({"Entries": [entry]})
+def service_event(repository: str) -> dict[str, object]:
+    """Make CloudTrail's record of a repository that ECR made itself."""
+    return {
+        "eventVersion": "1.08",
+        "userIdentity": {"invokedBy": "ecr.amazonaws.com"},
+        "eventName": "CreateRepository",
+        "requestParameters": None,
+        "responseElements": None,
+        "eventType": "AwsServiceEvent",
+        "serviceEventDetails": {"repositoryName": repository},
+    }
+
+
+def tell(detail_type: str, record: Mapping[str, object]) -> None:
+    """Put a record of CloudTrail's on the event bus."""
+    detail = {
+        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "eventSource": "ecr.amazonaws.com",
+        "awsRegion": get_region(),
+        "eventID": str(uuid.uuid4()),
+        "recipientAccountId": get_account_id(),
+        **record,
+    }
+    put_events({"Entries": [{"Source": "aws.ecr", "DetailType": detail_type, "Detail": json.dumps(detail)}]})
 
 
 def put_events(data: Mapping[str, object], *, allow_aws_source: bool = True) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -11,7 +12,7 @@ from botocore.exceptions import ClientError
 from local.aws import ACCOUNT, Credentials, LocalAws
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mypy_boto3_ecr import ECRClient
 
@@ -19,29 +20,27 @@ DATA_PLANE_ACCOUNT = "222222222222"
 ROLE_NAME = "unionai-acme-flyteworker-node-group"
 ROLE_ARN = f"arn:aws:iam::{DATA_PLANE_ACCOUNT}:role/{ROLE_NAME}"
 
+_OWNER = Credentials(DATA_PLANE_ACCOUNT)
+_POLICY_NAME = "Pull"
 _TAG = "v1"
 _LAYERS = [b"a configuration", b"a layer"]
 
 
 def hire(aws: LocalAws) -> ECRClient:
     """Make the worker role with its side of the permissions, and give ECR as the role sees it."""
-    owner = Credentials(DATA_PLANE_ACCOUNT)
-    iam = aws.iam(owner)
     trust = {"Effect": "Allow", "Principal": {"AWS": DATA_PLANE_ACCOUNT}, "Action": "sts:AssumeRole"}
-    iam.create_role(RoleName=ROLE_NAME, AssumeRolePolicyDocument=_document(trust))
-    pull = {
-        "Effect": "Allow",
-        "Action": [
-            "ecr:GetAuthorizationToken",
-            "ecr:GetDownloadUrlForLayer",
-            "ecr:BatchGetImage",
-            "ecr:BatchCheckLayerAvailability",
-        ],
-        "Resource": "*",
-    }
-    iam.put_role_policy(RoleName=ROLE_NAME, PolicyName="Pull", PolicyDocument=_document(pull))
-    session = aws.sts(owner).assume_role(RoleArn=ROLE_ARN, RoleSessionName="node")["Credentials"]
+    aws.iam(_OWNER).create_role(RoleName=ROLE_NAME, AssumeRolePolicyDocument=_document(trust))
+    _give_permission(aws)
+    session = aws.sts(_OWNER).assume_role(RoleArn=ROLE_ARN, RoleSessionName="node")["Credentials"]
     return aws.ecr(Credentials(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"]))
+
+
+@contextmanager
+def without_its_own_permission(aws: LocalAws) -> Iterator[None]:
+    """Take the worker role's own permission to pull away, for the time of the block."""
+    aws.iam(_OWNER).delete_role_policy(RoleName=ROLE_NAME, PolicyName=_POLICY_NAME)
+    yield
+    _give_permission(aws)
 
 
 def push(registry: ECRClient, repository: str) -> None:
@@ -79,6 +78,22 @@ def refusal(worker: ECRClient, repository: str) -> str | None:
             raise
         return error.response["Error"]["Message"]
     return None
+
+
+def _give_permission(aws: LocalAws) -> None:
+    pull = {
+        "Effect": "Allow",
+        "Action": [
+            "ecr:GetAuthorizationToken",
+            "ecr:GetDownloadUrlForLayer",
+            "ecr:BatchGetImage",
+            "ecr:BatchCheckLayerAvailability",
+        ],
+        "Resource": "*",
+    }
+    aws.iam(_OWNER).put_role_policy(
+        RoleName=ROLE_NAME, PolicyName=_POLICY_NAME, PolicyDocument=_document(pull)
+    )
 
 
 def _digest(content: bytes) -> str:

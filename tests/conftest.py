@@ -9,8 +9,9 @@ import pytest
 
 from local.aws import clean_environment
 
+_environment = clean_environment()
 os.environ.clear()
-os.environ.update(clean_environment())
+os.environ.update(_environment)
 
 EVENTS = Path(__file__).parent.parent / "events"
 
