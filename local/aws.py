@@ -170,19 +170,10 @@ def local_aws() -> Iterator[LocalAws]:
             "LOG_LEVEL": "WARNING",
             "TMPDIR": name,
         }
-        with (folder / "emulator.log").open("w+") as log:
-            # A session of its own: a Ctrl-C is ours to handle, and its workers end with it.
-            with subprocess.Popen(  # noqa: S603 - our own emulator
-                [str(_EMULATOR), "-m", "local.emulator"],
-                cwd=PROJECT, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                start_new_session=True,
-            ) as process:  # fmt: skip
-                try:
-                    aws = LocalAws(f"http://127.0.0.1:{port}", folder)
-                    _wait_until_ready(aws, process, log)
-                    yield aws
-                finally:
-                    _end(process)
+        with (folder / "emulator.log").open("w+") as log, _emulator(environment, log) as process:
+            aws = LocalAws(f"http://127.0.0.1:{port}", folder)
+            _wait_until_ready(aws, process, log)
+            yield aws
 
 
 def clean_environment() -> dict[str, str]:
@@ -196,6 +187,23 @@ def clean_environment() -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "NO_PROXY": "127.0.0.1",
     }
+
+
+@contextmanager
+def _emulator(environment: dict[str, str], log: TextIO) -> Iterator[subprocess.Popen[bytes]]:
+    # In a session of its own: a Ctrl-C is ours to handle, and what it started ends with it.
+    with subprocess.Popen(  # noqa: S603 - our own emulator
+        [str(_EMULATOR), "-m", "local.emulator"], cwd=PROJECT, env=environment,
+        stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
@@ -216,15 +224,3 @@ def _wait_until_ready(aws: LocalAws, process: subprocess.Popen[bytes], log: Text
             return
     log.seek(0)
     raise LocalAwsError(f"the embedded AWS did not start:\n{log.read()}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    # Whatever it started is in its session, and would outlive it if it hung.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
