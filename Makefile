@@ -68,10 +68,11 @@ dev sam emulator: %: $(TOOLS)/%/.ready
 
 $(TOOLS)/%/.ready: requirements/%.txt $(UV)
 	@echo "Setting up $(TOOLS)/$*"
-	@$(UV) venv --quiet --clear --python 3.13 $(TOOLS)/$* || { \
-		echo "Python 3.13 is needed, and none was found or could be fetched: install it" \
-			"(pyenv install 3.13, brew install python@3.13 or your system's package), then try again." >&2; \
-		exit 1; \
+	@$(UV) venv --quiet --clear --python 3.13 $(TOOLS)/$* 2>$(TOOLS)/error || { \
+		if $(UV) python find 3.13 >/dev/null 2>&1; then cat $(TOOLS)/error; else \
+			echo "Python 3.13 was not found and could not be fetched: install it (pyenv install 3.13," \
+				"brew install python@3.13 or your system's package), then try again."; \
+		fi >&2; exit 1; \
 	}
 	@$(UV) pip sync --quiet --python $(TOOLS)/$* --require-hashes --compile-bytecode $<
 	@touch $@
