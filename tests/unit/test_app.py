@@ -218,7 +218,7 @@ class TestAReRun:
         function = start()
         function.create("ml/train", "ml/serve", "team/app", "team/other")
 
-        report = function.invoke({"repositories": ["ml/*", "team/app", "*/train"]})
+        report = function.invoke({"repositories": ["ml/*", "team/app", "*/train", "*/app"]})
 
         assert report["outcomes"] == {"attached": 3}
         assert function.calls["GetRepositoryPolicy"] == 3
