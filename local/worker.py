@@ -39,8 +39,10 @@ def hire(aws: LocalAws) -> ECRClient:
 def without_its_own_permission(aws: LocalAws) -> Iterator[None]:
     """Take the worker role's own permission to pull away, for the time of the block."""
     aws.iam(_OWNER).delete_role_policy(RoleName=ROLE_NAME, PolicyName=_POLICY_NAME)
-    yield
-    _give_permission(aws)
+    try:
+        yield
+    finally:
+        _give_permission(aws)
 
 
 def push(registry: ECRClient, repository: str) -> None:

@@ -15,6 +15,7 @@ MAX_CHARACTERS = 10_240
 
 # AllowPull, or AllowPull2, AllowPull3, ... for where the name before was taken.
 _OUR_SID = re.compile(rf"{SID}(?:[2-9]|[1-9][0-9]+)?")
+_POLICY_ELEMENTS = {"Version", "Id", "Statement"}
 _PLAIN_ELEMENTS = {"Sid", "Effect", "Principal", "Action"}
 _LOWER_CASE_PULL_ACTIONS = {action.lower() for action in PULL_ACTIONS}
 
@@ -36,13 +37,16 @@ def parse(text: str | None) -> Policy | None:
     if text is None or not text.strip():
         return None
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except InvalidPolicy:
+        raise
     except (ValueError, RecursionError):
-        raise InvalidPolicy("the repository's policy is not JSON") from None
+        raise InvalidPolicy("the repository's policy cannot be read as JSON") from None
     if not isinstance(document, dict):
         raise InvalidPolicy("the repository's policy is not a JSON object")
-    statements = document.get("Statement", [])
-    if not all(isinstance(statement, dict) for statement in _as_list(statements)):
+    if unknown := document.keys() - _POLICY_ELEMENTS:
+        raise InvalidPolicy(f"the repository's policy has unknown elements: {', '.join(sorted(unknown))}")
+    if not all(isinstance(statement, dict) for statement in _as_list(document.get("Statement"))):
         raise InvalidPolicy('"Statement" in the repository\'s policy is neither an object nor a list of them')
     return document
 
@@ -86,7 +90,9 @@ def attach(policy: Policy | None, roles: Sequence[str], *, remove_unlisted: bool
             continue
         wanted = [role for role in principals if role in listed or not remove_unlisted] + missing
         missing = []
-        if wanted:
+        if wanted == principals:
+            kept.append(statement)
+        elif wanted:
             kept.append(statement | {"Principal": _principal(wanted)})
     if missing:
         kept.append(_statement(_free_sid(statements), missing))
@@ -151,6 +157,18 @@ def _strings(value: object) -> list[str] | None:
     values = _as_list(value)
     strings = [item for item in values if isinstance(item, str)]
     return strings if strings and len(strings) == len(values) else None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a JSON object, and lose none of two values that share a key."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise InvalidPolicy("the repository's policy has an object with the same key twice")
+    return made
+
+
+def _no_constant(constant: str) -> None:
+    raise InvalidPolicy(f"the repository's policy holds {constant}, which is not JSON")
 
 
 def _as_list(value: object) -> list[object]:

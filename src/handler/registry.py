@@ -115,7 +115,7 @@ def _call[**P, T](operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 
 
 def _translated(error: ClientError) -> RegistryError:
-    code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message") or "no message"
     said = f"ECR refused {error.operation_name}: {code}: {message}"
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     if code == "RepositoryNotFoundException":
@@ -127,7 +127,7 @@ def _translated(error: ClientError) -> RegistryError:
     # ECR refuses a whole policy for one principal that does not exist, and names none.
     if "Principal not found" in message or "Invalid repository policy provided" in message:
         return RegistryError(
-            f"{said}. A principal in the policy does not exist: check that every role in WORKER_ROLE_ARNS "
-            "does, path included. ECR may take a minute to know a new role."
+            f"{said}. Probably a principal in the policy does not exist: one of WORKER_ROLE_ARNS (ECR may "
+            "take a minute to know a new role), or one in another statement (a deleted one shows as AROA...)"
         )
     return RegistryError(said)

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from aws_lambda_powertools import Logger
 
-logger = Logger(service="ecr-allow-pull", use_rfc3339=True)
+# Lambda filters lines by level only if their time is in this form.
+logger = Logger(service="ecr-allow-pull", use_rfc3339=True, location=None)
 
 # However many repositories there are, the answer and the error stay small enough to read.
 _MAX_DETAILS = 100
@@ -22,6 +23,15 @@ class Outcome(StrEnum):
     OUT_OF_SCOPE = "out_of_scope"
     GONE = "gone"
     FAILED = "failed"
+
+
+_BY_URGENCY = (
+    Outcome.FAILED,
+    Outcome.ATTACHED,
+    Outcome.WOULD_ATTACH,
+    Outcome.GONE,
+    Outcome.OUT_OF_SCOPE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +68,12 @@ class Report:
         self._dry_run = dry_run
         self._ignored = ignored
         self._totals: Counter[Outcome] = Counter()
-        self._unchanged: list[Result] = []
-        self._others: list[Result] = []
+        self._kept: dict[Outcome, list[Result]] = {outcome: [] for outcome in Outcome}
 
     def add(self, result: Result) -> None:
         """Count a result, and log it unless it says that nothing had to be done."""
         self._totals[result.outcome] += 1
-        kept = self._unchanged if result.outcome is Outcome.UNCHANGED else self._others
+        kept = self._kept[result.outcome]
         if len(kept) < _MAX_DETAILS:
             kept.append(result)
         if result.outcome is Outcome.FAILED:
@@ -73,14 +82,16 @@ class Report:
             logger.info("checked", extra=result.details())
 
     def answer(self) -> dict[str, object]:
-        """Give the totals, and the details up to a limit: of all, or else of what is not unchanged."""
+        """Give the totals, and the details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
-        listed = self._others + (self._unchanged if checked <= _MAX_DETAILS else [])
+        listed = [result for outcome in _BY_URGENCY for result in self._kept[outcome]]
+        if checked <= _MAX_DETAILS:
+            listed += self._kept[Outcome.UNCHANGED]
         answer: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
             "outcomes": {outcome.value: count for outcome, count in self._totals.items()},
-            "repositories": [result.details() for result in listed],
+            "repositories": [result.details() for result in listed[:_MAX_DETAILS]],
             "truncated": checked - self._totals[Outcome.UNCHANGED] > _MAX_DETAILS,
         }
         return answer | {"ignored": self._ignored} if self._ignored else answer
@@ -94,8 +105,8 @@ class Report:
         answer = self.answer()
         logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
         if count := self._totals[Outcome.FAILED]:
-            failed = [result for result in self._others if result.outcome is Outcome.FAILED]
-            named = "; ".join(f"{result.repository}: {result.reason}" for result in failed[:_MAX_NAMED])
-            more = f"; and {count - _MAX_NAMED} more, named in the log" if count > _MAX_NAMED else ""
-            raise ChecksFailed(f"{count} of {answer['checked']} repositories failed: {named}{more}")
+            named = self._kept[Outcome.FAILED][:_MAX_NAMED]
+            reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
+            more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
+            raise ChecksFailed(f"{count} of {answer['checked']} repositories failed: {reasons}{more}")
         return answer

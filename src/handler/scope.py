@@ -11,6 +11,8 @@ _PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
 _NAME_LENGTH = range(2, 256 + 1)
 _GLOB = re.compile(r"(?:[a-z0-9._/*?-]|\[!?[a-z0-9._/-]+\])+")
+_NO_PATH = re.compile(r"/.*|.*//.*|.*/")
+_ADDRESS = ".dkr.ecr."
 _WILDCARDS = frozenset("*?[")
 
 
@@ -39,6 +41,8 @@ class Scope:
         for pattern in patterns:
             glob = pattern.removeprefix("!")
             validate_pattern(glob)
+            if pattern == "!*":
+                raise InvalidPattern("'!*' takes out every repository")
             (included if glob == pattern else excluded).append(glob)
         if not included:
             raise InvalidPattern('it selects nothing: begin with what is in, for example "*,!scratch/*"')
@@ -70,12 +74,16 @@ def validate_pattern(pattern: str) -> None:
     Raises:
         InvalidPattern: it is neither.
     """
+    if _ADDRESS in pattern:
+        raise InvalidPattern(
+            f"{pattern!r} is the address of a repository; give its name, which follows the first /"
+        )
     if not is_glob(pattern) and not is_repository_name(pattern):
         raise InvalidPattern(
             f"{pattern!r} is not a name that an ECR repository can have "
             "(2-256 characters: lower-case letters and digits, with single . _ / or -, __ or -- between them)"
         )
-    if not _GLOB.fullmatch(pattern):
+    if not _GLOB.fullmatch(pattern) or _NO_PATH.fullmatch(pattern):
         raise InvalidPattern(
             f"{pattern!r} matches no name that an ECR repository can have "
             "(a glob is made of lower-case letters, digits, . _ / - and the wildcards * ? [abc] [!abc])"

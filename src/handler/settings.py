@@ -9,9 +9,13 @@ from handler.scope import InvalidPattern, Scope
 
 _EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 # The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-_ROLE = re.compile(r"arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/(?:[!-~]+/)?[A-Za-z0-9_+=.@-]{1,64}")
+_ROLE = re.compile(r"arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/(?:[A-Za-z0-9_+=.@-]+/)*[A-Za-z0-9_+=.@-]{1,64}")
 # What people give instead, and what each of them probably means.
 _SLIPS = (
+    (
+        re.compile(r"arn:.*arn:.*"),
+        "is more than one ARN; separate the worker roles by commas",
+    ),
     (
         re.compile(r".*[*?].*"),
         "is a wildcard, which would let strangers pull; name each worker role by its own ARN",
@@ -93,7 +97,7 @@ def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
             variable, value, f"name at least one worker role by its ARN, for example {_EXAMPLE_ROLE}"
         )
     for arn in arns:
-        if "*" in arn or "?" in arn or not _ROLE.fullmatch(arn):
+        if not _ROLE.fullmatch(arn):
             raise InvalidSetting(variable, value, f"{arn!r} {_mend_role(arn)}")
     return tuple(dict.fromkeys(arns))
 

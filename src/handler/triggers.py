@@ -11,7 +11,7 @@ _FORM = (
     '"repositories" lists names or globs ("*" for all in scope), "dry_run" may be left out'
 )
 _CLOUDTRAIL = ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail")
-_REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:[^:]*:[^:]*:repository/(.+)")
+_REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
 
 
 class InvalidEvent(ValueError):
@@ -20,10 +20,14 @@ class InvalidEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The repositories to check, by name or glob; or none, and why the event was ignored."""
+    """The repositories to check, by name or glob; or none, and why the event was ignored.
+
+    `created` says that they are so new that ECR may not know them everywhere.
+    """
 
     repositories: tuple[str, ...] = ()
     dry_run: bool = False
+    created: bool = False
     ignored: str = ""
 
 
@@ -78,7 +82,7 @@ def _from_eventbridge(event: Mapping[str, object], *, account: str, region: str)
         )
     if "errorCode" in detail:
         return Request(ignored="the call failed and created nothing")
-    return Request((_repository_name(detail),))
+    return Request((_repository_name(detail, account=account, region=region),), created=True)
 
 
 def _is_repository_creation(event: Mapping[str, object], detail: Mapping[str, object]) -> bool:
@@ -91,8 +95,8 @@ def _is_repository_creation(event: Mapping[str, object], detail: Mapping[str, ob
     )
 
 
-def _repository_name(detail: Mapping[str, object]) -> str:
-    name = next(_names(detail), None)
+def _repository_name(detail: Mapping[str, object], *, account: str, region: str) -> str:
+    name = next(_names(detail, account=account, region=region), None)
     if name is None:
         raise InvalidEvent(f"the {detail.get('eventName')} event names no repository")
     if not is_repository_name(name):
@@ -100,7 +104,7 @@ def _repository_name(detail: Mapping[str, object]) -> str:
     return name
 
 
-def _names(detail: Mapping[str, object]) -> Iterator[str]:
+def _names(detail: Mapping[str, object], *, account: str, region: str) -> Iterator[str]:
     """Find the repository's name where CloudTrail may put it, the surest place first.
 
     A call by API has it in the response; what ECR does by itself has it in `serviceEventDetails`.
@@ -117,8 +121,9 @@ def _names(detail: Mapping[str, object]) -> Iterator[str]:
     resources = detail.get("resources")
     for resource in map(_object, resources if isinstance(resources, list) else ()):
         arn = resource.get("ARN", resource.get("arn"))
-        if isinstance(arn, str) and (match := _REPOSITORY_ARN.fullmatch(arn)):
-            yield match[1]
+        match = _REPOSITORY_ARN.fullmatch(arn) if isinstance(arn, str) else None
+        if match and (match["account"], match["region"]) == (account, region):
+            yield match["name"]
 
 
 def _object(value: object) -> Mapping[str, object]:

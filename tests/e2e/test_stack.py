@@ -128,8 +128,10 @@ def environment(stack: Stack, **variables: str) -> Iterator[None]:
     functions, name = stack.aws.lambda_(), stack.outputs["FunctionName"]
     before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
     functions.update_function_configuration(FunctionName=name, Environment={"Variables": before | variables})
-    yield
-    functions.update_function_configuration(FunctionName=name, Environment={"Variables": before})
+    try:
+        yield
+    finally:
+        functions.update_function_configuration(FunctionName=name, Environment={"Variables": before})
 
 
 @pytest.mark.parametrize(

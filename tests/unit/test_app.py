@@ -3,7 +3,9 @@
 import importlib
 import json
 import logging
+import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from moto import mock_aws
+
+from handler import policy
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -39,12 +43,18 @@ class Deployed:
 
     app: ModuleType
     ecr: "ECRClient"
+    region: str
     calls: Counter[str] = field(default_factory=Counter)
 
     def invoke(self, event: object, account: str = SAM_LOCAL_ACCOUNT) -> dict[str, Any]:
         self.calls.clear()
-        arn = f"arn:aws:lambda:{REGION}:{account}:function:ecr-allow-pull"
-        report: dict[str, Any] = self.app.lambda_handler(event, SimpleNamespace(invoked_function_arn=arn))
+        context = SimpleNamespace(
+            aws_request_id="11111111-1111-4111-8111-111111111111",
+            function_name="ecr-allow-pull",
+            invoked_function_arn=f"arn:aws:lambda:{self.region}:{account}:function:ecr-allow-pull",
+            memory_limit_in_mb=256,
+        )
+        report: dict[str, Any] = self.app.lambda_handler(event, context)
         json.dumps(report)  # as Lambda does
         return report
 
@@ -69,17 +79,18 @@ type Start = Callable[..., Deployed]
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start the function as a new Lambda environment does: import it with these settings."""
-    monkeypatch.setenv("AWS_REGION", REGION)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
 
-    def with_settings(**settings: str) -> Deployed:
+    def with_settings(region: str = REGION, **settings: str) -> Deployed:
+        monkeypatch.setenv("AWS_REGION", region)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
         for variable, value in ({"WORKER_ROLE_ARNS": ROLE} | settings).items():
             monkeypatch.setenv(variable, value)
-        deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"))
+        deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"), region)
         client = deployed.app.registry._client  # noqa: SLF001 - to count what it sends
         client.meta.events.register("before-call.ecr", lambda model, **_: deployed.calls.update([model.name]))
         return deployed
 
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with mock_aws():
         yield with_settings
     sys.modules.pop("handler.app", None)
@@ -157,6 +168,23 @@ class TestANewRepository:
 
         assert report["repositories"] == [{"repository": "team/app", "outcome": "gone"}]
 
+    def test_that_ecr_does_not_know_yet_is_waited_for(
+        self, start: Start, saved_event: SavedEvent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        function = start()
+        pauses: list[float] = []
+
+        def appear(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                function.create("team/app")
+
+        monkeypatch.setattr(time, "sleep", appear)
+
+        report = function.invoke(saved_event("created-by-api"))
+
+        assert report["outcomes"] == {"attached": 1}
+
     def test_out_of_scope_is_left_alone(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(REPOSITORIES="*,!team/*")
         function.create("team/app")
@@ -187,6 +215,14 @@ class TestAnEventThatIsNotOurs:
 
         with pytest.raises(ValueError, match=f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and"):
             function.invoke(saved_event("created-by-api"), account="999999999999")
+
+        assert not function.calls
+
+    def test_of_another_region_is_refused(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start(region="eu-west-1")
+
+        with pytest.raises(ValueError, match=r"us-east-1, and .* region eu-west-1"):
+            function.invoke(saved_event("created-by-api"))
 
         assert not function.calls
 
@@ -298,6 +334,39 @@ class TestAFailure:
         assert function.policy("first") == function.policy("third") == document(allow_pull(ROLE))
         assert function.policy("second") == long_policy(10_200)
 
+    def test_in_a_dry_run_is_the_same(self, start: Start) -> None:
+        function = start()
+        function.create("second", policy=long_policy(10_200))
+
+        with pytest.raises(Exception, match=r"second: .* characters"):
+            function.invoke({"repositories": ["second"], "dry_run": True})
+
+    def test_is_named_however_many_repositories_went_well(self, start: Start) -> None:
+        function = start()
+        function.create(*(f"r{number:03}" for number in range(101)))
+        function.create("zzz", policy=long_policy(10_200))
+
+        with pytest.raises(Exception, match=r"^1 of 102 repositories failed: zzz: .* characters"):
+            function.invoke({"repositories": ["*"]})
+
+    def test_of_our_own_is_a_failure_of_one_repository_too(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        function = start()
+        function.create("first", "second")
+        attach = policy.attach
+
+        def break_once(*_: object, **__: object) -> None:
+            monkeypatch.setattr(policy, "attach", attach)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(policy, "attach", break_once)
+
+        with pytest.raises(Exception, match=r"^1 of 2 .*first: unexpected ZeroDivisionError"):
+            function.invoke({"repositories": ["first", "second"]})
+
+        assert function.policy("second") == document(allow_pull(ROLE))
+
     def test_of_many_repositories_names_some_and_counts_all(self, start: Start) -> None:
         function = start()
         names = [f"long-{number:02}" for number in range(12)]
@@ -324,19 +393,40 @@ class TestTheLog:
         function = start()
         function.create("team/app", policy=document(FOREIGN))
 
-        monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
+        logger = logging.getLogger("ecr-allow-pull")
+        monkeypatch.setattr(logger, "propagate", True)
         with caplog.at_level(logging.DEBUG):
             function.invoke(saved_event("created-by-api"))
 
-        lines = [vars(record) for record in caplog.records]
-        ours = [line for line in lines if line["name"] == "ecr-allow-pull"]
-        assert [(line["message"], line.get("repository")) for line in ours] == [
+        written = [
+            logger.handlers[0].format(record) for record in caplog.records if record.name == logger.name
+        ]
+        lines = [json.loads(line) for line in written]
+        assert [(line["message"], line.get("repository")) for line in lines] == [
             ("checked", "team/app"),
             ("report", None),
         ]
-        assert ours[1]["outcomes"] == {"attached": 1}
+        assert lines[1]["outcomes"] == {"attached": 1}
+        for line in lines:
+            assert line["function_request_id"] == "11111111-1111-4111-8111-111111111111"
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00", line["timestamp"])
         for secret in ("AROAEXAMPLE", "203.0.113.12", "444444444444", "Signature"):
-            assert secret not in str(lines) + caplog.text
+            assert secret not in str(written) + caplog.text
+
+    def test_names_a_failure_and_its_reason_and_has_the_totals_all_the_same(
+        self, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        function = start()
+        function.create("long", policy=long_policy(10_200))
+        monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
+
+        with pytest.raises(Exception, match="long"):
+            function.invoke({"repositories": ["long"]})
+
+        failed, report = (vars(record) for record in caplog.records if record.name == "ecr-allow-pull")
+        assert (failed["levelname"], failed["repository"]) == ("ERROR", "long")
+        assert "10,240" in failed["reason"]
+        assert report["outcomes"] == {"failed": 1}
 
 
 class TestTheAnswer:

@@ -174,13 +174,18 @@ class TestParse:
     @pytest.mark.parametrize(
         ("text", "complaint"),
         [
-            ("not JSON", "not JSON"),
-            ("[" * 100_000, "not JSON"),
+            ("not JSON", "cannot be read as JSON"),
+            ("[" * 100_000, "cannot be read as JSON"),
             ("[]", "not a JSON object"),
             ("null", "not a JSON object"),
             ('{"Statement": "all"}', "Statement"),
             ('{"Statement": ["all"]}', "Statement"),
             ('{"Statement": null}', "Statement"),
+            ('{"Version": "2012-10-17"}', "Statement"),
+            ('{"version": "2012-10-17", "statement": []}', "unknown elements: statement, version"),
+            ('{"Statement": [], "Statement": []}', "same key twice"),
+            ('{"Statement": {"Condition": {"Bool": {"a": "1"}, "Bool": {"b": "1"}}}}', "same key twice"),
+            ('{"Statement": {"Condition": NaN}}', "NaN"),
         ],
     )
     def test_refuses_what_is_no_policy(self, text: str, complaint: str) -> None:
@@ -191,6 +196,7 @@ class TestParse:
 class TestRender:
     def test_keeps_letters_of_any_language(self) -> None:
         assert render({"Id": "für später"}) == '{"Id":"für später"}'
+        assert render({"Id": "ü" * 10_000})
 
     def test_refuses_a_policy_that_ecr_would_refuse_for_its_length(self) -> None:
         overhead = len(render({"Id": ""}))

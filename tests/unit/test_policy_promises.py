@@ -133,6 +133,15 @@ def test_settled_in_whatever_form_and_order_ecr_gives_it_back(
     assert attach(given_back, roles, remove_unlisted=remove) is given_back
 
 
+@given(policy=policies, roles=roles)
+def test_kept_also_when_roles_are_removed(policy: Policy | None, roles: list[str]) -> None:
+    attached = attach(policy, roles, remove_unlisted=True)
+
+    assert [s for s in listed(attached) if not granted({"Statement": [s]})] == [
+        s for s in listed(policy) if not granted({"Statement": [s]})
+    ]
+
+
 @given(policies, roles)
 def test_kept_every_statement_of_others_in_its_place(policy: Policy | None, roles: list[str]) -> None:
     attached = attach(policy, roles)

@@ -18,7 +18,7 @@ EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if pat
 
 # The one-way street: a room may import those beside its name.
 ROOMS = {
-    "app": {"reconcile", "registry", "settings", "triggers"},
+    "app": {"reconcile", "registry", "report", "settings", "triggers"},
     "reconcile": {"policy", "registry", "report", "scope", "settings", "triggers"},
     "settings": {"scope"},
     "triggers": {"scope"},

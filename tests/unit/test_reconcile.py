@@ -96,11 +96,32 @@ def test_a_write_that_was_not_taken_is_tried_again_from_a_new_read(ecr: Ecr, cod
     assert checked(ecr) == Result("team/app", Outcome.ATTACHED, added=(ROLE,))
 
 
+def test_a_write_of_which_the_answer_was_lost_is_reported_all_the_same(ecr: Ecr) -> None:
+    ecr.has_no_policy()
+    ecr.refuses("set_repository_policy", "ServerException", status=500)
+    ecr.gives(OURS)
+
+    assert checked(ecr) == Result("team/app", Outcome.ATTACHED, added=(ROLE,))
+
+
 def test_a_read_that_was_throttled_is_tried_again(ecr: Ecr) -> None:
     ecr.refuses("get_repository_policy", "ThrottlingException")
     ecr.gives(OURS)
 
     assert checked(ecr).outcome is Outcome.UNCHANGED
+
+
+def test_pauses_grow_and_vary(ecr: Ecr, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[list[float]] = [[], []]
+    for run in pauses:
+        monkeypatch.setattr(time, "sleep", run.append)
+        for _ in range(6):
+            ecr.refuses("get_repository_policy", "ThrottlingException", "Rate exceeded")
+        checked(ecr)
+
+    assert pauses[0] != pauses[1]
+    for run in pauses:
+        assert [0.1 * 2**n <= pause <= 0.2 * 2**n for n, pause in enumerate(run)] == [True] * 5
 
 
 def test_trying_again_has_an_end_and_the_failure_says_why(ecr: Ecr) -> None:

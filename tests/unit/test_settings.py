@@ -69,6 +69,11 @@ def test_a_missing_role_variable_stops_the_start() -> None:
     [
         ("*", "wildcard"),
         ("arn:aws:iam::222222222222:role/*", "wildcard"),
+        ("arn:aws:iam::222222222222:role/*/node-group", "wildcard"),
+        ("arn:aws:iam::222222222222:role/a?/node-group", "wildcard"),
+        (f"{ROLE};{ROLE}", "separate the worker roles by commas"),
+        (f"{ROLE} {ROLE}", "separate the worker roles by commas"),
+        ("arn:aws:iam::222222222222:role/${aws:username}/r", "is not the ARN of an IAM role"),
         ("arn:aws:iam::222222222222:role/unionai-?-node-group", "wildcard"),
         (
             "arn:aws:sts::222222222222:assumed-role/node-group/i-0123456789abcdef0",
@@ -123,6 +128,12 @@ def test_a_scope_is_globs_that_put_in_and_take_out() -> None:
         ("a", "is not a name"),
         ("team app*", "matches no name"),
         ("*,!", "is not a name"),
+        ("*,!*", "takes out every repository"),
+        ("/team/*", "matches no name"),
+        ("team//*", "matches no name"),
+        ("*/", "matches no name"),
+        ("team/[a", "matches no name"),
+        ("111122223333.dkr.ecr.us-east-1.amazonaws.com/team/*", "give its name"),
     ],
 )
 def test_a_scope_that_could_select_nothing_stops_the_start(value: str, mend: str) -> None:

@@ -42,7 +42,7 @@ class TestCreationEvents:
     def test_ask_for_the_new_repository(
         self, saved_event: Callable[[str], Event], event: str, repository: str
     ) -> None:
-        assert parsed(saved_event(event)) == Request((repository,))
+        assert parsed(saved_event(event)) == Request((repository,), created=True)
 
     def test_are_ignored_if_the_call_failed(self, saved_event: Callable[[str], Event]) -> None:
         request = parsed(saved_event("creation-failed"))
@@ -64,6 +64,13 @@ class TestCreationEvents:
             {"responseElements": None, "requestParameters": {"repositoryName": "team/app"}},
             {"resources": [{"ARN": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"}]},
             {"resources": ["odd", {}, {"arn": f"arn:aws-cn:ecr:{REGION}:{ACCOUNT}:repository/team/app"}]},
+            {
+                "resources": [
+                    {"ARN": f"arn:aws:ecr:{REGION}:999999999999:repository/not/ours"},
+                    {"ARN": f"arn:aws:ecr:eu-west-1:{ACCOUNT}:repository/not/ours"},
+                    {"ARN": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"},
+                ]
+            },
         ],
     )
     def test_are_understood_wherever_the_name_is(self, detail: Detail) -> None:
