@@ -9,7 +9,7 @@ from handler.reconcile import reconcile
 from handler.registry import Registry
 from handler.report import logger
 from handler.settings import Settings
-from handler.triggers import parse
+from handler.triggers import Home, parse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -27,8 +27,29 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     Raises:
         InvalidEvent: the event or payload cannot be acted on.
         RegistryError: the repositories could not be listed.
+        HandOverFailed: there was no time to check all, and nobody to hand the rest to.
         ChecksFailed: a repository failed; all the others were done.
     """
-    account = context.invoked_function_arn.split(":")[4]
-    request = parse(event, account=account, region=os.environ["AWS_REGION"])
-    return reconcile(request, settings, registry).close()
+    request = parse(event, home(context))
+
+    def time_left() -> float:
+        return context.get_remaining_time_in_millis() / 1000
+
+    report, rest = reconcile(request, settings, registry, time_left)
+    if rest:
+        # A sweep that needs no second invocation needs no client of Lambda either.
+        from handler.handover import hand_over  # noqa: PLC0415
+
+        hand_over(rest, context.invoked_function_arn)
+    return report.close(handed_over=rest is not None)
+
+
+def home(context: LambdaContext) -> Home:
+    """Tell where the function is and who it is: its role's session has the function's name."""
+    _, partition, _, _, account, *_ = context.invoked_function_arn.split(":")
+    role = os.environ.get("ROLE_NAME", "")
+    return Home(
+        account=account,
+        region=os.environ["AWS_REGION"],
+        identity=f"arn:{partition}:sts::{account}:assumed-role/{role}/{context.function_name}",
+    )

@@ -1,57 +1,155 @@
-"""Reconcile: read, decide and write for each repository that is asked for."""
+"""Reconcile: read, decide and write for each repository that is asked for, many side by side."""
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from handler import policy
 from handler.policy import InvalidPolicy, PolicyTooLong
-from handler.registry import Registry, RegistryError, RepositoryNotFound, Unavailable
+from handler.registry import SIDE_BY_SIDE, Registry, RegistryError, RepositoryNotFound, Unavailable
 from handler.report import Outcome, Report, Result, logger
+from handler.request import Request, Resume
 from handler.scope import is_glob, matches_any
 from handler.settings import Settings
-from handler.triggers import Request
+
+type Seconds = Callable[[], float]
 
 _TRIES = 6
 _FIRST_PAUSE = 0.2  # seconds
+# What the last checks, the hand-over and the report may take: at most, and as a share of all the time.
+_RESERVE = 60.0  # seconds
+_RESERVE_SHARE = 0.25
+_MAX_FAILED_HANDED_OVER = 100
 
 
-def reconcile(request: Request, settings: Settings, registry: Registry) -> Report:
-    """Check every repository that is asked for, each on its own.
+class OutOfTime(Exception):
+    """The function's time ended before it could check a single repository."""
+
+
+def reconcile(
+    request: Request, settings: Settings, registry: Registry, time_left: Seconds
+) -> tuple[Report, Request | None]:
+    """Check every repository that is asked for, each on its own and many side by side.
 
     A repository's failure is a result in the report and stops no other.
 
+    Args:
+        request: the repositories.
+        settings: what they should carry.
+        registry: where they are.
+        time_left: the seconds until the invocation must have ended.
+
+    Returns:
+        The report, and what there was no time for, if any: the request to hand over. It names the
+        repositories that failed too, so that whoever ends the sweep tries and reports them again.
+
     Raises:
         RegistryError: the repositories cannot be listed.
+        OutOfTime: there was no time for anything, so that to hand over would not end.
     """
-    dry_run = request.dry_run or settings.plan
-    report = Report(dry_run=dry_run, ignored=request.ignored)
-    for name in _selected(request.repositories, settings, registry):
-        report.add(check(name, settings, registry, dry_run=dry_run, created=request.created))
-    return report
+    sweep = _Sweep(request, settings, registry, time_left)
+    rest = sweep.run()
+    if rest == request:
+        raise OutOfTime("the function's time limit is too short to check a single repository: raise it")
+    if rest:
+        failed = sweep.report.failed(_MAX_FAILED_HANDED_OVER)
+        repositories = dict.fromkeys((*failed, *rest.repositories))
+        rest = replace(rest, repositories=tuple(repositories))
+    return sweep.report, rest
 
 
-def check(
-    name: str, settings: Settings, registry: Registry, *, dry_run: bool, created: bool = False
-) -> Result:
-    """Make sure that one repository carries the grant, and tell what it took.
+class _Sweep:
+    """The checks of one invocation."""
 
-    A repository that was `created` just now is waited for if ECR does not know it yet.
-    """
-    if name not in settings.scope:
-        return Result(name, Outcome.OUT_OF_SCOPE)
-    attempt = _Check(name, settings, registry, dry_run=dry_run)
-    passing = (Unavailable, RepositoryNotFound) if created else (Unavailable,)
-    try:
-        return _patiently(attempt, passing)
-    except RepositoryNotFound:
-        return Result(name, Outcome.GONE)
-    except (RegistryError, InvalidPolicy, PolicyTooLong) as error:
-        return Result(name, Outcome.FAILED, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - one repository stops no other, not even by a fault of ours
-        logger.exception("check broke", extra={"repository": name})
-        return Result(name, Outcome.FAILED, reason=f"unexpected {type(error).__name__}: {error}")
+    def __init__(self, request: Request, settings: Settings, registry: Registry, time_left: Seconds) -> None:
+        self._request = request
+        self._settings = settings
+        self._registry = registry
+        self._dry_run = request.dry_run or settings.plan
+        self._time_left = time_left
+        self._reserve = min(_RESERVE, _RESERVE_SHARE * time_left())
+        self.report = Report(dry_run=self._dry_run, ignored=request.ignored)
+
+    def run(self) -> Request | None:
+        """Check until all is done or the time is up; give what is left."""
+        names = [pattern for pattern in self._request.repositories if not is_glob(pattern)]
+        globs = tuple(pattern for pattern in self._request.repositories if is_glob(pattern))
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+            if left := self._check_side_by_side(threads, names):
+                return replace(self._request, repositories=(*left, *globs))
+            return self._run_globs(threads, globs, set(names)) if globs else None
+
+    def _run_globs(self, threads: Executor, globs: tuple[str, ...], done: set[str]) -> Request | None:
+        place = self._request.resume or Resume(token=None, after="")
+        unmatched = set(globs)
+        while True:
+            listed, next_token = self._patiently(partial(self._registry.page, place.token))
+            in_scope = [name for name in listed if name in self._settings.scope]
+            unmatched -= {glob for glob in unmatched if any(matches_any(name, [glob]) for name in in_scope)}
+            names = sorted(
+                name
+                for name in in_scope
+                if name > place.after and name not in done and matches_any(name, globs)
+            )
+            if left := self._check_side_by_side(threads, names):
+                after = max((name for name in names if name < left[0]), default=place.after)
+                return replace(self._request, repositories=globs, resume=Resume(place.token, after))
+            if next_token is None:
+                break
+            place = Resume(next_token, after="")
+        # What matched in an invocation before this one is not known here.
+        if self._request.resume is None:
+            self.report.unmatched = sorted(unmatched)
+        return None
+
+    def _check_side_by_side(self, threads: Executor, names: list[str]) -> list[str]:
+        """Check these until the time is up; give those that were not begun."""
+        for begun, result in enumerate(threads.map(self._check_in_time, names)):
+            if result is None:
+                return names[begun:]
+            self.report.add(result)
+        return []
+
+    def _has_time(self) -> bool:
+        return self._time_left() > self._reserve
+
+    def _check_in_time(self, name: str) -> Result | None:
+        return self._check(name) if self._has_time() else None
+
+    def _check(self, name: str) -> Result:
+        if name not in self._settings.scope:
+            return Result(name, Outcome.OUT_OF_SCOPE)
+        attempt = _Check(name, self._settings, self._registry, dry_run=self._dry_run)
+        passing = (Unavailable, RepositoryNotFound) if self._request.created else (Unavailable,)
+        try:
+            return self._patiently(attempt, passing)
+        except RepositoryNotFound:
+            return Result(name, Outcome.GONE)
+        except (RegistryError, InvalidPolicy, PolicyTooLong) as error:
+            return Result(name, Outcome.FAILED, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - one repository stops no other, not even by a fault of ours
+            logger.exception("check broke", extra={"repository": name})
+            return Result(name, Outcome.FAILED, reason=f"unexpected {type(error).__name__}: {error}")
+
+    def _patiently[T](
+        self, attempt: Callable[[], T], passing: tuple[type[RegistryError], ...] = (Unavailable,)
+    ) -> T:
+        """Try again while ECR gives errors that pass, after pauses that double and vary.
+
+        An attempt that writes reads first, so that no try repeats a write over what others wrote meanwhile.
+        """
+        for tries_before in range(_TRIES - 1):
+            try:
+                return attempt()
+            except passing:
+                if not self._has_time():
+                    raise
+                jitter = random.uniform(0.5, 1)  # noqa: S311 - it keeps no secret
+                time.sleep(jitter * _FIRST_PAUSE * 2**tries_before)
+        return attempt()
 
 
 class _Check:
@@ -87,37 +185,3 @@ class _Check:
             self._sent = result
             self._registry.set_policy_text(self._name, text)
         return result
-
-
-def _selected(patterns: tuple[str, ...], settings: Settings, registry: Registry) -> Iterator[str]:
-    """Give each name that is asked for, once; a glob stands for the names in scope that it matches."""
-    names = {pattern for pattern in patterns if not is_glob(pattern)}
-    globs = [pattern for pattern in patterns if is_glob(pattern)]
-    yield from sorted(names)
-    if globs:
-        for name in _listed(registry):
-            if name not in names and matches_any(name, globs) and name in settings.scope:
-                yield name
-
-
-def _listed(registry: Registry) -> Iterator[str]:
-    token: str | None = None
-    while True:
-        names, token = _patiently(partial(registry.page, token))
-        yield from names
-        if token is None:
-            return
-
-
-def _patiently[T](attempt: Callable[[], T], passing: tuple[type[RegistryError], ...] = (Unavailable,)) -> T:
-    """Try again while ECR gives errors that pass, after pauses that double and vary.
-
-    An attempt that writes reads first, so that no try repeats a write over what others wrote meanwhile.
-    """
-    for tries_before in range(_TRIES - 1):
-        try:
-            return attempt()
-        except passing:
-            jitter = random.uniform(0.5, 1)  # noqa: S311 - it keeps no secret
-            time.sleep(jitter * _FIRST_PAUSE * 2**tries_before)
-    return attempt()

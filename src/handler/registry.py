@@ -10,16 +10,22 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 
+from handler.pace import Pace
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_ecr import ECRClient
+
+# Calls that may be under way at once, each with a connection of its own.
+SIDE_BY_SIDE = 16
 
 # The largest page that DescribeRepositories gives, from the ECR API reference.
 _PAGE_SIZE = 1000
 _CONFIG = Config(
     connect_timeout=3,  # seconds
     read_timeout=10,  # seconds
+    max_pool_connections=SIDE_BY_SIDE,
     # The SDK would repeat a write with a text read before its back-off, over what others wrote
     # meanwhile. So it tries once, and whoever calls tries again from a new read.
     retries={"total_max_attempts": 1},
@@ -42,6 +48,10 @@ class Unavailable(RegistryError):
     """A call that did not succeed now and may succeed later."""
 
 
+class Throttled(Unavailable):
+    """A call that came too fast after others."""
+
+
 class RepositoryNotFound(RegistryError):
     """The repository does not exist."""
 
@@ -51,11 +61,15 @@ class PolicyNotFound(RegistryError):
 
 
 class Registry:
-    """The ECR private registry of the function's own account and region."""
+    """The ECR private registry of the function's own account and region.
 
-    def __init__(self, client: ECRClient) -> None:
+    Safe to use from several threads: they share one pace.
+    """
+
+    def __init__(self, client: ECRClient, pace: Pace | None = None) -> None:
         """Stand on an ECR client, which must not retry by itself."""
         self._client = client
+        self._pace = pace or Pace()
 
     @classmethod
     def connect(cls) -> Self:
@@ -74,10 +88,11 @@ class Registry:
         Raises:
             RegistryError: ECR refused; Unavailable if it is worth another try.
         """
+        self._pace.wait()
         if token is None:
-            response = _call(self._client.describe_repositories, maxResults=_PAGE_SIZE)
+            response = self._call(self._client.describe_repositories, maxResults=_PAGE_SIZE)
         else:
-            response = _call(self._client.describe_repositories, maxResults=_PAGE_SIZE, nextToken=token)
+            response = self._call(self._client.describe_repositories, maxResults=_PAGE_SIZE, nextToken=token)
         names = [repository["repositoryName"] for repository in response["repositories"]]
         return names, response.get("nextToken")
 
@@ -88,8 +103,9 @@ class Registry:
             RepositoryNotFound: there is no such repository.
             RegistryError: ECR refused; Unavailable if it is worth another try.
         """
+        self._pace.wait()
         try:
-            return _call(self._client.get_repository_policy, repositoryName=name)["policyText"]
+            return self._call(self._client.get_repository_policy, repositoryName=name)["policyText"]
         except PolicyNotFound:
             return None
 
@@ -100,18 +116,26 @@ class Registry:
             RepositoryNotFound: there is no such repository.
             RegistryError: ECR refused; Unavailable if it is worth another try, from a new read.
         """
-        _call(self._client.set_repository_policy, repositoryName=name, policyText=text)
+        # To wait here would give others time to write what this write then overwrites.
+        self._pace.owe()
+        self._call(self._client.set_repository_policy, repositoryName=name, policyText=text)
 
-
-def _call[**P, T](operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    try:
-        return operation(*args, **kwargs)
-    except ClientError as error:
-        raise _translated(error) from None
-    except (NoConnection, HTTPClientError) as error:
-        raise Unavailable(f"ECR did not answer: {error}") from None
-    except BotoCoreError as error:
-        raise RegistryError(f"ECR could not be called: {error}") from None
+    def _call[**P, T](self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            answer = operation(*args, **kwargs)
+        except ClientError as error:
+            translated = _translated(error)
+            if isinstance(translated, Throttled):
+                self._pace.throttled()
+            else:
+                self._pace.served()
+            raise translated from None
+        except (NoConnection, HTTPClientError) as error:
+            raise Unavailable(f"ECR did not answer: {error}") from None
+        except BotoCoreError as error:
+            raise RegistryError(f"ECR could not be called: {error}") from None
+        self._pace.served()
+        return answer
 
 
 def _translated(error: ClientError) -> RegistryError:
@@ -122,7 +146,9 @@ def _translated(error: ClientError) -> RegistryError:
         return RepositoryNotFound(said)
     if code == "RepositoryPolicyNotFoundException":
         return PolicyNotFound(said)
-    if code in _THROTTLED or status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+    if code in _THROTTLED or status == _TOO_MANY_REQUESTS:
+        return Throttled(said)
+    if status >= _SERVER_ERROR:
         return Unavailable(said)
     # ECR refuses a whole policy for one principal that does not exist, and names none.
     if "Principal not found" in message or "Invalid repository policy provided" in message:

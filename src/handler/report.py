@@ -67,6 +67,7 @@ class Report:
         """Begin a report; `ignored` is why the event asks for no check, if it asks for none."""
         self._dry_run = dry_run
         self._ignored = ignored
+        self.unmatched: list[str] = []
         self._totals: Counter[Outcome] = Counter()
         self._kept: dict[Outcome, list[Result]] = {outcome: [] for outcome in Outcome}
 
@@ -94,17 +95,31 @@ class Report:
             "repositories": [result.details() for result in listed[:_MAX_DETAILS]],
             "truncated": checked - self._totals[Outcome.UNCHANGED] > _MAX_DETAILS,
         }
-        return answer | {"ignored": self._ignored} if self._ignored else answer
+        if self.unmatched:
+            answer["unmatched"] = self.unmatched
+        if self._ignored:
+            answer["ignored"] = self._ignored
+        return answer
 
-    def close(self) -> dict[str, object]:
+    def failed(self, most: int) -> list[str]:
+        """Name repositories that failed, but no more than so many."""
+        return [result.repository for result in self._kept[Outcome.FAILED][:most]]
+
+    def close(self, *, handed_over: bool = False) -> dict[str, object]:
         """Log the totals and give the answer.
+
+        Failures of an invocation that `handed_over` are left to the one that goes on with the sweep:
+        for an error here, Lambda would run, and hand over, the same again.
 
         Raises:
             ChecksFailed: a repository failed; names it and why.
         """
         answer = self.answer()
+        if handed_over:
+            answer["handed_over"] = True
         logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
-        if count := self._totals[Outcome.FAILED]:
+        count = self._totals[Outcome.FAILED]
+        if count and not handed_over:
             named = self._kept[Outcome.FAILED][:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""

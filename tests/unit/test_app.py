@@ -53,6 +53,7 @@ class Deployed:
             function_name="ecr-allow-pull",
             invoked_function_arn=f"arn:aws:lambda:{self.region}:{account}:function:ecr-allow-pull",
             memory_limit_in_mb=256,
+            get_remaining_time_in_millis=lambda: 900_000,
         )
         report: dict[str, Any] = self.app.lambda_handler(event, context)
         json.dumps(report)  # as Lambda does

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import pytest
@@ -11,11 +11,10 @@ from botocore.config import Config
 from botocore.stub import Stubber
 
 from handler.policy import attach, render
-from handler.reconcile import check, reconcile
+from handler.reconcile import reconcile
 from handler.registry import Registry, RegistryError
-from handler.report import Outcome, Result
+from handler.request import Request
 from handler.settings import Settings
-from handler.triggers import Request
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -73,8 +72,15 @@ def ecr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ecr]:
         stubber.assert_no_pending_responses()
 
 
-def checked(ecr: Ecr) -> Result:
-    return check("team/app", SETTINGS, ecr.registry, dry_run=False)
+def checked(ecr: Ecr) -> dict[str, Any]:
+    """Check the repository and give what the report tells of it."""
+    report, rest = reconcile(Request(("team/app",)), SETTINGS, ecr.registry, lambda: 900.0)
+    assert rest is None
+    (details,) = cast("list[dict[str, Any]]", report.answer()["repositories"])
+    return details
+
+
+ATTACHED = {"repository": "team/app", "outcome": "attached", "added": [ROLE]}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_a_write_that_was_not_taken_is_tried_again_from_a_new_read(ecr: Ecr, cod
     ecr.gives(THEIRS)
     ecr.takes(render(attach(json.loads(THEIRS), [ROLE])))
 
-    assert checked(ecr) == Result("team/app", Outcome.ATTACHED, added=(ROLE,))
+    assert checked(ecr) == ATTACHED
 
 
 def test_a_write_of_which_the_answer_was_lost_is_reported_all_the_same(ecr: Ecr) -> None:
@@ -101,14 +107,14 @@ def test_a_write_of_which_the_answer_was_lost_is_reported_all_the_same(ecr: Ecr)
     ecr.refuses("set_repository_policy", "ServerException", status=500)
     ecr.gives(OURS)
 
-    assert checked(ecr) == Result("team/app", Outcome.ATTACHED, added=(ROLE,))
+    assert checked(ecr) == ATTACHED
 
 
 def test_a_read_that_was_throttled_is_tried_again(ecr: Ecr) -> None:
     ecr.refuses("get_repository_policy", "ThrottlingException")
     ecr.gives(OURS)
 
-    assert checked(ecr).outcome is Outcome.UNCHANGED
+    assert checked(ecr)["outcome"] == "unchanged"
 
 
 def test_pauses_grow_and_vary(ecr: Ecr, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +136,8 @@ def test_trying_again_has_an_end_and_the_failure_says_why(ecr: Ecr) -> None:
 
     result = checked(ecr)
 
-    assert result.outcome is Outcome.FAILED
-    assert "GetRepositoryPolicy: ThrottlingException: Rate exceeded" in result.reason
+    assert result["outcome"] == "failed"
+    assert "GetRepositoryPolicy: ThrottlingException: Rate exceeded" in result["reason"]
 
 
 def test_what_ecr_refuses_for_good_is_not_tried_again(ecr: Ecr) -> None:
@@ -139,8 +145,8 @@ def test_what_ecr_refuses_for_good_is_not_tried_again(ecr: Ecr) -> None:
 
     result = checked(ecr)
 
-    assert result.outcome is Outcome.FAILED
-    assert "not authorized to perform: ecr:Get" in result.reason
+    assert result["outcome"] == "failed"
+    assert "not authorized to perform: ecr:Get" in result["reason"]
 
 
 @pytest.mark.parametrize("message", ["Principal not found", "Invalid repository policy provided"])
@@ -148,21 +154,21 @@ def test_a_principal_that_does_not_exist_is_a_failure_that_says_what_to_check(ec
     ecr.has_no_policy()
     ecr.refuses("set_repository_policy", "InvalidParameterException", f"constraint: '{message}'")
 
-    assert "WORKER_ROLE_ARNS" in checked(ecr).reason
+    assert "WORKER_ROLE_ARNS" in checked(ecr)["reason"]
 
 
 def test_a_repository_that_goes_between_read_and_write_is_gone(ecr: Ecr) -> None:
     ecr.has_no_policy()
     ecr.refuses("set_repository_policy", "RepositoryNotFoundException")
 
-    assert checked(ecr) == Result("team/app", Outcome.GONE)
+    assert checked(ecr) == {"repository": "team/app", "outcome": "gone"}
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", '{"Statement": 1}'])
 def test_a_policy_that_cannot_be_understood_is_not_rewritten(ecr: Ecr, text: str) -> None:
     ecr.gives(text)
 
-    assert checked(ecr).outcome is Outcome.FAILED
+    assert checked(ecr)["outcome"] == "failed"
 
 
 def test_repositories_are_listed_page_by_page_at_the_largest_page_size(ecr: Ecr) -> None:
@@ -172,8 +178,9 @@ def test_repositories_are_listed_page_by_page_at_the_largest_page_size(ecr: Ecr)
     ecr.lists("two", nextToken="2")
     ecr.gives(OURS, "two")
 
-    report = reconcile(Request(("*",)), SETTINGS, ecr.registry)
+    report, rest = reconcile(Request(("*",)), SETTINGS, ecr.registry, lambda: 900.0)
 
+    assert rest is None
     assert report.answer()["outcomes"] == {"unchanged": 2}
 
 
@@ -181,4 +188,4 @@ def test_repositories_that_cannot_be_listed_are_an_error_that_says_why(ecr: Ecr)
     ecr.refuses("describe_repositories", "AccessDeniedException", "not authorized")
 
     with pytest.raises(RegistryError, match="DescribeRepositories: AccessDeniedException: not authorized"):
-        reconcile(Request(("*",)), SETTINGS, ecr.registry)
+        reconcile(Request(("*",)), SETTINGS, ecr.registry, lambda: 900.0)

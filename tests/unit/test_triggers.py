@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.triggers import InvalidEvent, Request, parse
+from handler.request import InvalidEvent, Request
+from handler.triggers import Home, parse
 
 ACCOUNT = "012345678912"
 REGION = "us-east-1"
+OURSELVES = f"arn:aws:sts::{ACCOUNT}:assumed-role/ecr-allow-pull-Role/ecr-allow-pull-Function"
+HOME = Home(ACCOUNT, REGION, OURSELVES)
 RIGHT_FORM = '{"repositories": ["team/app", "ml/*"], "dry_run": true}'
 
 type Event = dict[str, object]
@@ -15,7 +18,7 @@ type Detail = dict[str, object]
 
 
 def parsed(event: object) -> Request:
-    return parse(event, account=ACCOUNT, region=REGION)
+    return parse(event, HOME)
 
 
 def complaint(event: object) -> str:

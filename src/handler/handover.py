@@ -1,0 +1,28 @@
+"""The hand-over: what a sweep has no time for goes to a new invocation of the function itself."""
+
+import json
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from handler.request import Request
+
+
+class HandOverFailed(Exception):
+    """The rest of a sweep could not be handed over."""
+
+
+def hand_over(rest: Request, function_arn: str) -> None:
+    """Invoke the function with what is left to check, and do not wait for it.
+
+    To be handed the same rest twice does no harm: a check of what is checked already changes nothing.
+
+    Raises:
+        HandOverFailed: Lambda did not take it; says why.
+    """
+    try:
+        boto3.client("lambda").invoke(
+            FunctionName=function_arn, InvocationType="Event", Payload=json.dumps(rest.payload())
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise HandOverFailed(f"the rest of the sweep could not be handed over: {error}") from None

@@ -1,0 +1,74 @@
+"""The pace: calls to ECR come no faster than ECR takes them, a rate that it does not publish."""
+
+import threading
+import time
+from collections.abc import Callable
+from math import inf
+
+_WINDOW = 1.0  # seconds in which served calls are counted
+_SHORTEST_WINDOW = _WINDOW / 2  # what is counted in less says little
+_BELOW = 0.95  # of the rate that was just served, so that the queue at ECR drains
+_GROWTH = 0.02  # in the first window after a throttle; doubles with each further one without
+_MOST_GROWTH = 1.0
+_SLOWEST = 1.0  # calls a second
+
+
+class Pace:
+    """Finds the rate that is served, and keeps near it. Slows nothing until ECR throttles a call."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Begin without a limit; the clock and the sleep count in seconds."""
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._rate = inf
+        self._next_slot = clock()
+        self._window_began = clock()
+        self._served = 0
+        self._growth = _GROWTH
+
+    def wait(self) -> None:
+        """Wait for the next slot and take it."""
+        with self._lock:
+            now = self._clock()
+            pause = self._take_slot(now)
+        if pause > 0:
+            self._sleep(pause)
+
+    def owe(self) -> None:
+        """Take a slot without waiting for it: whoever comes next waits the longer."""
+        with self._lock:
+            self._take_slot(self._clock())
+
+    def served(self) -> None:
+        """Count a call that ECR served."""
+        with self._lock:
+            now = self._clock()
+            if now - self._window_began >= _WINDOW:
+                self._rate *= 1 + self._growth
+                self._growth = min(2 * self._growth, _MOST_GROWTH)
+                self._begin_window(now)
+            self._served += 1
+
+    def throttled(self) -> None:
+        """Slow down to what ECR served lately; once a window, for one overshoot throttles many calls."""
+        with self._lock:
+            now = self._clock()
+            elapsed = now - self._window_began
+            if elapsed >= _SHORTEST_WINDOW:
+                # After an idle time the window is long, and says nothing of the rate.
+                if elapsed < 2 * _WINDOW:
+                    self._rate = max(self._served / elapsed * _BELOW, _SLOWEST)
+                self._growth = _GROWTH
+                self._begin_window(now)
+
+    def _take_slot(self, now: float) -> float:
+        slot = max(now, self._next_slot)
+        self._next_slot = slot + 1 / self._rate
+        return slot - now
+
+    def _begin_window(self, now: float) -> None:
+        self._window_began = now
+        self._served = 0
