@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
     from mypy_boto3_sts import STSClient
 
 PROJECT = Path(__file__).parent.parent
@@ -137,6 +138,10 @@ class LocalAws:
     def logs(self) -> CloudWatchLogsClient:
         """Make a client of CloudWatch Logs."""
         return self._session().client("logs", endpoint_url=self.endpoint)
+
+    def scheduler(self) -> EventBridgeSchedulerClient:
+        """Make a client of EventBridge Scheduler."""
+        return self._session().client("scheduler", endpoint_url=self.endpoint)
 
     def sts(self, credentials: Credentials) -> STSClient:
         """Make a client of STS."""

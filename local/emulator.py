@@ -3,6 +3,7 @@
 What AWS does and ministack does not:
 - CloudTrail tells EventBridge of each call that changes something in ECR, and of each repository
   that ECR makes itself for a pull-through cache: here, those whose name begins with `docker-hub/`.
+- ECR tells EventBridge of each image that was pushed.
 - `registryId` names the registry of another account, and a call across accounts needs the leave of
   both sides: the caller's identity policy and the repository's policy.
 - DescribeRepositories without names is authorised on all repositories, `repository/*`, not on `*`.
@@ -17,6 +18,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from ministack import app
 from ministack.core import iam_actions
@@ -51,6 +53,8 @@ async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query
             else:
                 told = "AWS API Call via CloudTrail", api_call(operation, caller, request, status, response)
             asyncio.get_running_loop().call_later(_cloudtrail_delay, tell, *told)
+        if operation == "PutImage" and status == _OK:
+            put_event("ECR Image Action", image_pushed(request, json.loads(response)))
     return status, response_headers, response
 
 
@@ -97,6 +101,22 @@ def tell(detail_type: str, record: Mapping[str, object]) -> None:
         "recipientAccountId": get_account_id(),
         **record,
     }
+    put_event(detail_type, detail)
+
+
+def image_pushed(request: Mapping[str, object], response: Mapping[str, Any]) -> dict[str, object]:
+    """Make ECR's own event of a push."""
+    return {
+        "result": "SUCCESS",
+        "action-type": "PUSH",
+        "repository-name": request["repositoryName"],
+        "image-digest": response["image"]["imageId"]["imageDigest"],
+        "image-tag": request.get("imageTag", ""),
+    }
+
+
+def put_event(detail_type: str, detail: Mapping[str, object]) -> None:
+    """Put an event of ECR's on the event bus."""
     put_events({"Entries": [{"Source": "aws.ecr", "DetailType": detail_type, "Detail": json.dumps(detail)}]})
 
 
@@ -138,6 +158,8 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    # It is ministack's. The functions inherit the environment, and would take it for theirs.
+    del os.environ["LOG_LEVEL"]
     app.SERVICE_HANDLERS["ecr"] = serve_ecr
     eventbridge._put_events = put_events
     iam_actions.extract_resource_arn = resource_arn

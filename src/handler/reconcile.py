@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 
@@ -107,17 +107,19 @@ class _Sweep:
 
     def _check_side_by_side(self, threads: Executor, names: list[str]) -> list[str]:
         """Check these until the time is up; give those that were not begun."""
-        for begun, result in enumerate(threads.map(self._check_in_time, names)):
-            if result is None:
-                return names[begun:]
-            self.report.add(result)
-        return []
+        under_way: set[Future[Result]] = set()
+        begun = 0
+        while under_way or (begun < len(names) and self._has_time()):
+            while begun < len(names) and len(under_way) < SIDE_BY_SIDE and self._has_time():
+                under_way.add(threads.submit(self._check, names[begun]))
+                begun += 1
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for check in done:
+                self.report.add(check.result())
+        return names[begun:]
 
     def _has_time(self) -> bool:
         return self._time_left() > self._reserve
-
-    def _check_in_time(self, name: str) -> Result | None:
-        return self._check(name) if self._has_time() else None
 
     def _check(self, name: str) -> Result:
         if name not in self._settings.scope:

@@ -85,9 +85,8 @@ class Report:
     def answer(self) -> dict[str, object]:
         """Give the totals, and the details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
-        listed = [result for outcome in _BY_URGENCY for result in self._kept[outcome]]
-        if checked <= _MAX_DETAILS:
-            listed += self._kept[Outcome.UNCHANGED]
+        outcomes = _BY_URGENCY if checked > _MAX_DETAILS else (*_BY_URGENCY, Outcome.UNCHANGED)
+        listed = [result for outcome in outcomes for result in self._sorted(outcome)]
         answer: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
@@ -103,7 +102,10 @@ class Report:
 
     def failed(self, most: int) -> list[str]:
         """Name repositories that failed, but no more than so many."""
-        return [result.repository for result in self._kept[Outcome.FAILED][:most]]
+        return [result.repository for result in self._sorted(Outcome.FAILED)[:most]]
+
+    def _sorted(self, outcome: Outcome) -> list[Result]:
+        return sorted(self._kept[outcome], key=lambda result: result.repository)
 
     def close(self, *, handed_over: bool = False) -> dict[str, object]:
         """Log the totals and give the answer.
@@ -120,7 +122,7 @@ class Report:
         logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
         count = self._totals[Outcome.FAILED]
         if count and not handed_over:
-            named = self._kept[Outcome.FAILED][:_MAX_NAMED]
+            named = self._sorted(Outcome.FAILED)[:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
             raise ChecksFailed(f"{count} of {answer['checked']} repositories failed: {reasons}{more}")

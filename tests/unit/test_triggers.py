@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.request import InvalidEvent, Request
+from handler.request import InvalidEvent, Request, Resume
 from handler.triggers import Home, parse
 
 ACCOUNT = "012345678912"
@@ -135,6 +135,107 @@ class TestCreationEvents:
 
     def test_need_a_detail(self) -> None:
         assert '"detail"' in complaint(creation({}) | {"detail": "text"})
+
+
+class TestPolicyChanges:
+    @pytest.mark.parametrize("event", ["policy-set", "policy-deleted"])
+    def test_ask_for_the_repository(self, saved_event: Callable[[str], Event], event: str) -> None:
+        assert parsed(saved_event(event)) == Request(("team/app",))
+
+    @pytest.mark.parametrize("identity", [{}, {"arn": f"{OURSELVES}2"}, {"invokedBy": "x"}, None, "text"])
+    def test_of_anybody_else_are_acted_on(self, identity: object) -> None:
+        assert parsed(policy_change({"userIdentity": identity})).repositories == ("team/app",)
+
+    def test_of_our_own_are_not(self) -> None:
+        request = parsed(policy_change({"userIdentity": {"arn": OURSELVES}}))
+
+        assert request == Request(ignored="the function's own write")
+
+    def test_that_failed_are_ignored(self) -> None:
+        assert "failed" in parsed(policy_change({"errorCode": "InvalidParameterException"})).ignored
+
+
+def policy_change(detail: Detail) -> Event:
+    return creation(
+        {"eventName": "SetRepositoryPolicy", "requestParameters": {"repositoryName": "team/app"}} | detail
+    )
+
+
+class TestArrivals:
+    @pytest.mark.parametrize(
+        ("event", "repository"),
+        [
+            ("image-pushed", "team/app"),
+            ("image-cached", "ecr-public/docker/library/alpine"),
+            ("image-replicated", "team/app"),
+        ],
+    )
+    def test_ask_for_the_repository(
+        self, saved_event: Callable[[str], Event], event: str, repository: str
+    ) -> None:
+        assert parsed(saved_event(event)) == Request((repository,))
+
+    def test_are_understood_also_by_their_resource(self, saved_event: Callable[[str], Event]) -> None:
+        event = saved_event("image-cached")
+        detail = event["detail"]
+        assert isinstance(detail, dict)
+        del detail["repository-name"]
+
+        assert parsed(event).repositories == ("ecr-public/docker/library/alpine",)
+
+    @pytest.mark.parametrize(
+        ("event", "change"),
+        [
+            ("image-pushed", {"action-type": "DELETE"}),
+            ("image-pushed", {"result": "FAILURE"}),
+            ("image-cached", {"sync-status": "FAILED"}),
+            ("image-replicated", {"result": "FAILED"}),
+        ],
+    )
+    def test_are_ignored_if_nothing_arrived(
+        self, saved_event: Callable[[str], Event], event: str, change: Detail
+    ) -> None:
+        saved = saved_event(event)
+        detail = saved["detail"]
+        assert isinstance(detail, dict)
+
+        assert parsed(saved | {"detail": detail | change}) == Request(ignored="no image has arrived")
+
+    def test_are_refused_from_another_region(self, saved_event: Callable[[str], Event]) -> None:
+        assert "eu-west-1" in complaint(saved_event("image-pushed") | {"region": "eu-west-1"})
+
+
+class TestDeployments:
+    def test_ask_for_all_in_scope(self, saved_event: Callable[[str], Event]) -> None:
+        assert parsed(saved_event("deployed")) == Request(("*",))
+
+    @pytest.mark.parametrize("status", [{"status": "UPDATE_IN_PROGRESS"}, {}, None])
+    def test_are_ignored_until_they_are_complete(
+        self, saved_event: Callable[[str], Event], status: object
+    ) -> None:
+        event = saved_event("deployed") | {"detail": {"status-details": status}}
+
+        assert parsed(event).repositories == ()
+
+
+class TestHandOvers:
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            Request(("*",), resume=Resume("a token", "team/app")),
+            Request(("team/failed", "*"), dry_run=True, resume=Resume(None, "")),
+            Request(("team/app",)),
+        ],
+    )
+    def test_are_payloads_that_are_understood(self, request_: Request) -> None:
+        assert parsed(request_.payload()) == request_
+
+    @pytest.mark.parametrize(
+        "resume",
+        [7, [], {}, {"token": "x"}, {"token": 7, "after": ""}, {"token": None, "after": "", "x": 1}],
+    )
+    def test_are_refused_if_somebody_else_wrote_them(self, resume: object) -> None:
+        assert RIGHT_FORM in complaint({"repositories": ["*"], "resume": resume})
 
 
 class TestPayloads:

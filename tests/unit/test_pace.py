@@ -1,0 +1,106 @@
+"""The pace, beside a token bucket as AWS throttles with, on a clock that the test turns."""
+
+import pytest
+
+from handler.pace import Pace
+
+
+class Ecr:
+    """An ECR that serves so many calls a second, and a burst of as many."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.tokens = rate
+        self.now = 0.0
+        self.served = 0
+        self.throttled = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.tokens = min(self.rate, self.tokens + seconds * self.rate)
+
+    def call(self, pace: Pace, latency: float = 0.001) -> None:
+        pace.wait()
+        self.sleep(latency)
+        if self.tokens >= 1:
+            self.tokens -= 1
+            self.served += 1
+            pace.served()
+        else:
+            self.throttled += 1
+            pace.throttled()
+
+
+@pytest.mark.parametrize(("rate", "share"), [(5, 0.08), (20, 0.05), (100, 0.02), (500, 0.02)])
+def test_calls_come_near_the_rate_that_is_served_and_few_are_throttled(rate: float, share: float) -> None:
+    ecr = Ecr(rate)
+    pace = Pace(ecr.clock, ecr.sleep)
+    while ecr.now < 20:  # it finds the rate
+        ecr.call(pace)
+    ecr.served = ecr.throttled = 0
+
+    while ecr.now < 120:
+        ecr.call(pace)
+
+    assert ecr.served / 100 > rate * 0.9
+    assert ecr.throttled / (ecr.served + ecr.throttled) < share
+
+
+def test_nothing_is_slowed_before_a_call_was_throttled() -> None:
+    ecr = Ecr(rate=1e9)
+    pace = Pace(ecr.clock, ecr.sleep)
+
+    for _ in range(1000):
+        ecr.call(pace)
+
+    assert ecr.now == pytest.approx(1.0)
+
+
+def test_a_rate_that_rises_is_found() -> None:
+    ecr = Ecr(rate=5)
+    pace = Pace(ecr.clock, ecr.sleep)
+    while ecr.now < 30:
+        ecr.call(pace)
+
+    ecr.rate = 200
+    while ecr.now < 60:
+        ecr.call(pace)
+    ecr.served = 0
+    while ecr.now < 70:
+        ecr.call(pace)
+
+    assert ecr.served / 10 > 150
+
+
+def test_a_throttle_after_an_idle_hour_says_nothing_of_the_rate() -> None:
+    ecr = Ecr(rate=100)
+    pace = Pace(ecr.clock, ecr.sleep)
+    ecr.call(pace)
+    ecr.sleep(3600)
+    ecr.tokens = 0
+
+    ecr.call(pace, latency=0)
+    began = ecr.now
+    for _ in range(50):
+        ecr.call(pace)
+
+    assert ecr.now - began < 1
+
+
+def test_a_write_does_not_wait_but_the_next_call_waits_for_it() -> None:
+    ecr = Ecr(rate=10)
+    pace = Pace(ecr.clock, ecr.sleep)
+    while ecr.now < 20:
+        ecr.call(pace)
+    pace.wait()
+
+    began = ecr.now
+    for _ in range(5):
+        pace.owe()
+    assert ecr.now == began
+    pace.wait()
+
+    assert ecr.now - began > 0.4

@@ -1,0 +1,251 @@
+"""A sweep of very many repositories, on an ECR and a clock that are simulated."""
+
+import json
+import random
+import threading
+import tracemalloc
+from collections import Counter
+
+import pytest
+
+from handler.policy import attach, render
+from handler.reconcile import OutOfTime, reconcile
+from handler.registry import RegistryError, RepositoryNotFound, Unavailable
+from handler.report import ChecksFailed
+from handler.request import Request, Resume
+from handler.settings import Settings
+from handler.triggers import Home, parse
+
+ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+OURS = render(attach(None, [ROLE]))
+HOME = Home("111122223333", "us-east-1", identity="ourselves")
+LIMIT = 900.0  # seconds: what a Lambda function may run
+CALL = 0.01  # seconds: what a call takes of an invocation's time, many being under way at once
+
+
+class SimulatedRegistry:
+    """An ECR that pages, in the order of its own, and takes time."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.policies: dict[str, str | None] = dict.fromkeys(names)
+        self.calls: Counter[str] = Counter()
+        self.writes: Counter[str] = Counter()
+        self.broken: set[str] = set()
+        self.time = 0.0
+        self._lock = threading.Lock()
+
+    def page(self, token: str | None = None) -> tuple[list[str], str | None]:
+        self._spend("page")
+        begin = int(token or 0)
+        names = list(self.policies)[begin : begin + 1000]
+        return names, str(begin + 1000) if begin + 1000 < len(self.policies) else None
+
+    def policy_text(self, name: str) -> str | None:
+        self._spend("read")
+        if name in self.broken:
+            raise RegistryError("broken")
+        if name not in self.policies:
+            raise RepositoryNotFound(name)
+        return self.policies[name]
+
+    def set_policy_text(self, name: str, text: str) -> None:
+        self._spend("write")
+        self.writes[name] += 1
+        self.policies[name] = text
+
+    def _spend(self, call: str) -> None:
+        with self._lock:
+            self.calls[call] += 1
+            self.time += CALL
+
+
+class Lambda:
+    """Lambda, running the function again for each hand-over, a seldom one of them twice."""
+
+    def __init__(
+        self,
+        registry: SimulatedRegistry,
+        limit: float = LIMIT,
+        twice: random.Random | None = None,
+        **settings: str,
+    ) -> None:
+        self.registry = registry
+        self.limit = limit
+        self.twice = twice
+        self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | settings)
+        self.invocations = 0
+        self.answers: list[dict[str, object]] = []
+
+    def run(self, payload: dict[str, object]) -> None:
+        waiting = [payload]
+        while waiting:
+            self.invocations += 1
+            begun = self.registry.time
+            request = parse(json.loads(json.dumps(waiting.pop(0))), HOME)
+            report, rest = reconcile(
+                request,
+                self.settings,
+                self.registry,  # type: ignore[arg-type]
+                lambda begun=begun: self.limit - (self.registry.time - begun),  # type: ignore[misc]
+            )
+            if rest:
+                waiting += [rest.payload()] * (2 if self.twice and self.twice.random() < 0.2 else 1)
+            self.answers.append(report.close(handed_over=rest is not None))
+
+    def total(self, outcome: str) -> int:
+        return sum(dict(answer["outcomes"]).get(outcome, 0) for answer in self.answers)  # type: ignore[call-overload]
+
+
+def shuffled(count: int) -> list[str]:
+    names = [f"team-{number % 97}/app-{number}" for number in range(count)]
+    random.Random(7).shuffle(names)
+    return names
+
+
+def test_a_hundred_thousand_repositories_come_through_over_several_invocations() -> None:
+    registry = SimulatedRegistry(shuffled(100_000))
+    function = Lambda(registry)
+
+    function.run({"repositories": ["*"]})
+
+    assert set(registry.policies.values()) == {OURS}
+    assert set(registry.writes.values()) == {1}
+    assert function.total("attached") == 100_000
+    assert function.total("unchanged") == 0
+    assert function.invocations == 3
+    assert [answer.get("handed_over", False) for answer in function.answers] == [True, True, False]
+
+
+def test_a_hand_over_that_is_delivered_twice_does_no_harm() -> None:
+    registry = SimulatedRegistry(shuffled(20_000))
+    function = Lambda(registry, limit=30, twice=random.Random(3))
+
+    function.run({"repositories": ["*"]})
+
+    assert set(registry.policies.values()) == {OURS}
+    assert set(registry.writes.values()) == {1}
+    assert function.total("unchanged") > 0
+
+
+def test_an_invocation_ends_before_its_time_does() -> None:
+    registry = SimulatedRegistry(shuffled(5_000))
+    settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+
+    _, rest = reconcile(Request(("*",)), settings, registry, lambda: 30 - registry.time)  # type: ignore[arg-type]
+
+    assert rest is not None
+    assert registry.time < 30 - 0.25 * 30 + 16 * 2 * CALL
+
+
+def test_memory_does_not_grow_with_the_number_of_repositories() -> None:
+    peaks = []
+    for count in (2_000, 20_000):
+        registry = SimulatedRegistry(shuffled(count))
+        registry.policies = dict.fromkeys(registry.policies, OURS)
+        tracemalloc.start()
+        Lambda(registry).run({"repositories": ["*"]})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    assert peaks[1] < 1.5 * peaks[0] + 20_000 * 8  # the simulation's own list of names
+
+
+def test_one_bad_repository_stops_nobody_and_is_named_when_the_sweep_ends() -> None:
+    registry = SimulatedRegistry(shuffled(5_000))
+    registry.broken = {"team-0/app-0", "team-1/app-1"}
+    function = Lambda(registry, limit=20)
+
+    with pytest.raises(ChecksFailed, match=r"team-0/app-0: broken") as caught:
+        function.run({"repositories": ["*"]})
+
+    assert "team-1/app-1: broken" in str(caught.value)
+    assert function.invocations > 3
+    assert registry.calls["write"] == 4_998
+    assert sum(policy == OURS for policy in registry.policies.values()) == 4_998
+
+
+def test_names_that_there_was_no_time_for_are_handed_over_too() -> None:
+    registry = SimulatedRegistry(names := shuffled(3_000))
+    function = Lambda(registry, limit=20)
+
+    function.run({"repositories": [*names[:2_500], "team-5/*"]})
+
+    expected = {name for name in names if name in set(names[:2_500]) or name.startswith("team-5/")}
+    assert {name for name, policy in registry.policies.items() if policy} == expected
+    assert function.invocations > 2
+
+
+def test_a_dry_run_stays_one_over_all_invocations() -> None:
+    registry = SimulatedRegistry(shuffled(3_000))
+    function = Lambda(registry, limit=15)
+
+    function.run({"repositories": ["*"], "dry_run": True})
+
+    assert function.total("would_attach") == 3_000
+    assert function.invocations > 1
+    assert not registry.writes
+
+
+def test_a_limit_that_is_too_short_for_anything_is_an_error_and_no_endless_chain() -> None:
+    registry = SimulatedRegistry(shuffled(10))
+    settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+    times = iter([10.0])
+
+    with pytest.raises(OutOfTime, match="time limit"):
+        reconcile(Request(("a-name",)), settings, registry, lambda: next(times, 0.0))  # type: ignore[arg-type]
+
+
+def test_a_throttled_check_is_not_waited_for_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = SimulatedRegistry(["app"])
+    settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+    monkeypatch.setattr(registry, "policy_text", lambda _: throttle())
+    times = iter([900.0, 900.0, 900.0])
+    reads = 0
+
+    def throttle() -> None:
+        nonlocal reads
+        reads += 1
+        raise Unavailable("throttled")
+
+    report, rest = reconcile(Request(("app",)), settings, registry, lambda: next(times, 1.0))  # type: ignore[arg-type]
+
+    assert rest is None
+    assert reads == 1
+    with pytest.raises(ChecksFailed, match="throttled"):
+        report.close()
+
+
+class TestPatterns:
+    def test_that_match_nothing_in_scope_are_named(self) -> None:
+        function = Lambda(SimulatedRegistry(["ml/train", "scratch/x1"]), REPOSITORIES="*,!scratch/*")
+
+        function.run({"repositories": ["ml/*", "nothing/*", "scratch/*"]})
+
+        assert function.answers[-1]["unmatched"] == ["nothing/*", "scratch/*"]
+        assert function.total("attached") == 1
+
+    def test_that_match_all_match_all_in_scope(self) -> None:
+        registry = SimulatedRegistry(["ml/train", "scratch/x1"])
+        function = Lambda(registry, REPOSITORIES="*,!scratch/*")
+
+        function.run({"repositories": ["*"]})
+
+        assert registry.policies == {"ml/train": OURS, "scratch/x1": None}
+        assert "unmatched" not in function.answers[-1]
+
+    def test_by_name_are_out_of_scope_or_not(self) -> None:
+        function = Lambda(SimulatedRegistry(["scratch/x1"]), REPOSITORIES="*,!scratch/*")
+
+        function.run({"repositories": ["scratch/x1"]})
+
+        assert function.answers[-1]["repositories"] == [
+            {"repository": "scratch/x1", "outcome": "out_of_scope"}
+        ]
+
+    def test_are_not_called_unmatched_for_what_an_earlier_invocation_found(self) -> None:
+        function = Lambda(SimulatedRegistry(["ml/train"]))
+
+        function.run(Request(("ml/*",), resume=Resume(None, "ml/train")).payload())
+
+        assert function.answers[-1]["checked"] == 0
+        assert "unmatched" not in function.answers[-1]
