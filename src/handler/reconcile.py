@@ -51,7 +51,11 @@ def reconcile(
         OutOfTime: there was no time for anything, so that to hand over would not end.
     """
     sweep = _Sweep(request, settings, registry, time_left)
-    rest = sweep.run()
+    try:
+        rest = sweep.run()
+    except RegistryError:
+        sweep.report.log()  # what was done before is done
+        raise
     if rest == request:
         raise OutOfTime("the function's time limit is too short to check a single repository: raise it")
     if rest:
@@ -85,7 +89,7 @@ class _Sweep:
     def _run_globs(self, threads: Executor, globs: tuple[str, ...], done: set[str]) -> Request | None:
         place = self._request.resume or Resume(token=None, after="")
         unmatched = set(globs)
-        while True:
+        while self._has_time():
             listed, next_token = self._patiently(partial(self._registry.page, place.token))
             in_scope = [name for name in listed if name in self._settings.scope]
             unmatched -= {glob for glob in unmatched if any(matches_any(name, [glob]) for name in in_scope)}
@@ -98,12 +102,11 @@ class _Sweep:
                 after = max((name for name in names if name < left[0]), default=place.after)
                 return replace(self._request, repositories=globs, resume=Resume(place.token, after))
             if next_token is None:
-                break
+                # What matched in an invocation before this one is not known here.
+                self.report.unmatched = [] if self._request.resume else sorted(unmatched)
+                return None
             place = Resume(next_token, after="")
-        # What matched in an invocation before this one is not known here.
-        if self._request.resume is None:
-            self.report.unmatched = sorted(unmatched)
-        return None
+        return replace(self._request, repositories=globs, resume=place)
 
     def _check_side_by_side(self, threads: Executor, names: list[str]) -> list[str]:
         """Check these until the time is up; give those that were not begun."""

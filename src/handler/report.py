@@ -67,6 +67,7 @@ class Report:
         """Begin a report; `ignored` is why the event asks for no check, if it asks for none."""
         self._dry_run = dry_run
         self._ignored = ignored
+        self._handed_over = False
         self.unmatched: list[str] = []
         self._totals: Counter[Outcome] = Counter()
         self._kept: dict[Outcome, list[Result]] = {outcome: [] for outcome in Outcome}
@@ -96,6 +97,8 @@ class Report:
         }
         if self.unmatched:
             answer["unmatched"] = self.unmatched
+        if self._handed_over:
+            answer["handed_over"] = True
         if self._ignored:
             answer["ignored"] = self._ignored
         return answer
@@ -107,6 +110,11 @@ class Report:
     def _sorted(self, outcome: Outcome) -> list[Result]:
         return sorted(self._kept[outcome], key=lambda result: result.repository)
 
+    def log(self) -> None:
+        """Log the totals."""
+        totals = {key: value for key, value in self.answer().items() if key != "repositories"}
+        logger.info("report", extra=totals)
+
     def close(self, *, handed_over: bool = False) -> dict[str, object]:
         """Log the totals and give the answer.
 
@@ -116,10 +124,9 @@ class Report:
         Raises:
             ChecksFailed: a repository failed; names it and why.
         """
+        self._handed_over = handed_over
+        self.log()
         answer = self.answer()
-        if handed_over:
-            answer["handed_over"] = True
-        logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
         count = self._totals[Outcome.FAILED]
         if count and not handed_over:
             named = self._sorted(Outcome.FAILED)[:_MAX_NAMED]

@@ -47,7 +47,7 @@ class TestARerunByHand:
             event = ["--event-file", "events/rerun-all.json"]
             printed = stack.aws.sam("remote", "invoke", "--stack-name", STACK, *event)
 
-        report = json.loads(printed[printed.index("{") :])
+        report, _ = json.JSONDecoder().raw_decode(printed, printed.index('{"checked"'))
         mended = {"repository": "mended/app", "outcome": "attached", "added": [worker.ROLE_ARN]}
         assert mended in report["repositories"]
         assert stack.statements_of("mended/app") == [ALLOW_PULL]
@@ -68,6 +68,25 @@ class TestARerunByHand:
         answer = stack.invoke({"repository": "team/app"})
 
         assert '{"repositories": ["team/app", "ml/*"], "dry_run": true}' in answer["errorMessage"]
+
+
+def test_a_sweep_that_is_out_of_time_goes_on_in_a_new_invocation_until_all_is_done(stack: Stack) -> None:
+    names = [f"many/app-{number:03}" for number in range(400)]
+    functions, function = stack.aws.lambda_(), stack.outputs["FunctionName"]
+    with stack.only():
+        for name in names:
+            stack.create(name)
+        functions.update_function_configuration(FunctionName=function, Timeout=2)
+        try:
+            first = stack.invoke({"repositories": ["many/*"]})
+            stack.wait_until(lambda: all(stack.statements_of(name) for name in names))
+        finally:
+            functions.update_function_configuration(FunctionName=function, Timeout=900)
+            for name in names:
+                stack.registry.delete_repository(repositoryName=name, force=True)
+
+    assert first["handed_over"] is True
+    assert 0 < first["checked"] < len(names)
 
 
 class TestTheSettings:

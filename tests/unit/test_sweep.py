@@ -1,6 +1,7 @@
 """A sweep of very many repositories, on an ECR and a clock that are simulated."""
 
 import json
+import logging
 import random
 import threading
 import tracemalloc
@@ -162,6 +163,36 @@ def test_one_bad_repository_stops_nobody_and_is_named_when_the_sweep_ends() -> N
     assert function.invocations > 3
     assert registry.calls["write"] == 4_998
     assert sum(policy == OURS for policy in registry.policies.values()) == 4_998
+
+
+def test_pages_that_hold_nothing_to_check_cost_time_too() -> None:
+    registry = SimulatedRegistry([*(f"other/app-{number:05}" for number in range(50_000)), "team/app"])
+    function = Lambda(registry, limit=0.4)
+
+    function.run({"repositories": ["team/*"]})
+
+    assert function.invocations > 1
+    assert registry.policies["team/app"] == OURS
+
+
+def test_a_listing_that_breaks_off_is_an_error_and_the_log_has_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = SimulatedRegistry(shuffled(2_000))
+    page = registry.page
+
+    def break_off(token: str | None = None) -> tuple[list[str], str | None]:
+        if token:
+            raise RegistryError("not authorized")
+        return page(token)
+
+    monkeypatch.setattr(registry, "page", break_off)
+    monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
+
+    with pytest.raises(RegistryError, match="not authorized"):
+        Lambda(registry).run({"repositories": ["*"]})
+
+    assert vars(caplog.records[-1])["outcomes"] == {"attached": 1_000}
 
 
 def test_names_that_there_was_no_time_for_are_handed_over_too() -> None:
