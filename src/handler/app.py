@@ -38,9 +38,13 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     report, rest = reconcile(request, settings, registry, time_left)
     if rest:
         # A sweep that needs no second invocation needs no client of Lambda either.
-        from handler.handover import hand_over  # noqa: PLC0415
+        from handler.handover import HandOverFailed, hand_over  # noqa: PLC0415
 
-        hand_over(rest, context.invoked_function_arn)
+        try:
+            hand_over(rest, context.function_name)
+        except HandOverFailed:
+            report.log()  # what was done is done
+            raise
     return report.close(handed_over=rest is not None)
 
 

@@ -10,6 +10,8 @@ _SHORTEST_WINDOW = _WINDOW / 2  # what is counted in less says little
 _BELOW = 0.95  # of the rate that was just served, so that the queue at ECR drains
 _GROWTH = 0.02  # in the first window after a throttle; doubles with each further one without
 _MOST_GROWTH = 1.0
+_BLINDLY = 0.7  # of the rate, where nothing was counted
+_USED = 0.5  # of the rate, at least, for it to count as tried
 _SLOWEST = 1.0  # calls a second
 
 
@@ -47,8 +49,10 @@ class Pace:
         with self._lock:
             now = self._clock()
             if now - self._window_began >= _WINDOW:
-                self._rate *= 1 + self._growth
-                self._growth = min(2 * self._growth, _MOST_GROWTH)
+                # A rate that was not used was not tried either.
+                if self._served >= _USED * self._rate * (now - self._window_began):
+                    self._rate *= 1 + self._growth
+                    self._growth = min(2 * self._growth, _MOST_GROWTH)
                 self._begin_window(now)
             self._served += 1
 
@@ -59,8 +63,8 @@ class Pace:
             elapsed = now - self._window_began
             if elapsed >= _SHORTEST_WINDOW:
                 # After an idle time the window is long, and says nothing of the rate.
-                if elapsed < 2 * _WINDOW:
-                    self._rate = max(self._served / elapsed * _BELOW, _SLOWEST)
+                lately = self._served / elapsed * _BELOW if elapsed < 2 * _WINDOW else self._rate * _BLINDLY
+                self._rate = max(min(lately, self._rate), _SLOWEST)
                 self._growth = _GROWTH
                 self._begin_window(now)
 

@@ -2,14 +2,14 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 
 from handler import policy
 from handler.policy import InvalidPolicy, PolicyTooLong
-from handler.registry import SIDE_BY_SIDE, Registry, RegistryError, RepositoryNotFound, Unavailable
+from handler.registry import SIDE_BY_SIDE, Registry, RegistryError, RepositoryNotFound, Throttled, Unavailable
 from handler.report import Outcome, Report, Result, logger
 from handler.request import Request, Resume
 from handler.scope import is_glob, matches_any
@@ -19,10 +19,10 @@ type Seconds = Callable[[], float]
 
 _TRIES = 6
 _FIRST_PAUSE = 0.2  # seconds
+_LONGEST_PAUSE = 6.4  # seconds
 # What the last checks, the hand-over and the report may take: at most, and as a share of all the time.
 _RESERVE = 60.0  # seconds
 _RESERVE_SHARE = 0.25
-_MAX_FAILED_HANDED_OVER = 100
 
 
 class OutOfTime(Exception):
@@ -43,25 +43,22 @@ def reconcile(
         time_left: the seconds until the invocation must have ended.
 
     Returns:
-        The report, and what there was no time for, if any: the request to hand over. It names the
-        repositories that failed too, so that whoever ends the sweep tries and reports them again.
+        The report, and what there was no time for, if any: the request to hand over. Each request
+        leaves less than the one before it, so that a sweep ends.
 
     Raises:
         RegistryError: the repositories cannot be listed.
         OutOfTime: there was no time for anything, so that to hand over would not end.
     """
     sweep = _Sweep(request, settings, registry, time_left)
+    begun_at = sweep.place
     try:
         rest = sweep.run()
     except RegistryError:
         sweep.report.log()  # what was done before is done
         raise
-    if rest == request:
+    if rest == replace(request, resume=begun_at):
         raise OutOfTime("the function's time limit is too short to check a single repository: raise it")
-    if rest:
-        failed = sweep.report.failed(_MAX_FAILED_HANDED_OVER)
-        repositories = dict.fromkeys((*failed, *rest.repositories))
-        rest = replace(rest, repositories=tuple(repositories))
     return sweep.report, rest
 
 
@@ -75,38 +72,40 @@ class _Sweep:
         self._dry_run = request.dry_run or settings.plan
         self._time_left = time_left
         self._reserve = min(_RESERVE, _RESERVE_SHARE * time_left())
-        self.report = Report(dry_run=self._dry_run, ignored=request.ignored)
+        self.place = request.resume or Resume(unmatched=tuple(filter(is_glob, request.repositories)))
+        self.report = Report(dry_run=self._dry_run, ignored=request.ignored, failed_before=self.place.failed)
 
     def run(self) -> Request | None:
         """Check until all is done or the time is up; give what is left."""
         names = [pattern for pattern in self._request.repositories if not is_glob(pattern)]
         globs = tuple(pattern for pattern in self._request.repositories if is_glob(pattern))
         with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-            if left := self._check_side_by_side(threads, names):
-                return replace(self._request, repositories=(*left, *globs))
-            return self._run_globs(threads, globs, set(names)) if globs else None
+            left = self._check_side_by_side(threads, names)
+            while globs and not left and self._has_time():
+                try:
+                    listed, token = self._patiently(partial(self._registry.page, self.place.token))
+                except Unavailable:
+                    if self._has_time():
+                        raise
+                    break
+                left = self._check_side_by_side(threads, self._wanted(listed, globs, set(names)))
+                self.place = replace(self.place, token=token)
+                if token is None:
+                    globs = ()
+        if not left and not globs:
+            self.report.unmatched = list(self.place.unmatched)
+            return None
+        place = replace(self.place, failed=self.report.failed)
+        return replace(self._request, repositories=(*left, *globs), resume=place)
 
-    def _run_globs(self, threads: Executor, globs: tuple[str, ...], done: set[str]) -> Request | None:
-        place = self._request.resume or Resume(token=None, after="")
-        unmatched = set(globs)
-        while self._has_time():
-            listed, next_token = self._patiently(partial(self._registry.page, place.token))
-            in_scope = [name for name in listed if name in self._settings.scope]
-            unmatched -= {glob for glob in unmatched if any(matches_any(name, [glob]) for name in in_scope)}
-            names = sorted(
-                name
-                for name in in_scope
-                if name > place.after and name not in done and matches_any(name, globs)
-            )
-            if left := self._check_side_by_side(threads, names):
-                after = max((name for name in names if name < left[0]), default=place.after)
-                return replace(self._request, repositories=globs, resume=Resume(place.token, after))
-            if next_token is None:
-                # What matched in an invocation before this one is not known here.
-                self.report.unmatched = [] if self._request.resume else sorted(unmatched)
-                return None
-            place = Resume(next_token, after="")
-        return replace(self._request, repositories=globs, resume=place)
+    def _wanted(self, listed: list[str], globs: tuple[str, ...], done: set[str]) -> list[str]:
+        """Choose what is asked for of a page, and strike off the globs that matched."""
+        in_scope = [name for name in listed if name in self._settings.scope]
+        unmatched = tuple(
+            glob for glob in self.place.unmatched if not any(matches_any(name, [glob]) for name in in_scope)
+        )
+        self.place = replace(self.place, unmatched=unmatched)
+        return [name for name in in_scope if name not in done and matches_any(name, globs)]
 
     def _check_side_by_side(self, threads: Executor, names: list[str]) -> list[str]:
         """Check these until the time is up; give those that were not begun."""
@@ -128,7 +127,7 @@ class _Sweep:
         if name not in self._settings.scope:
             return Result(name, Outcome.OUT_OF_SCOPE)
         attempt = _Check(name, self._settings, self._registry, dry_run=self._dry_run)
-        passing = (Unavailable, RepositoryNotFound) if self._request.created else (Unavailable,)
+        passing = (Unavailable, RepositoryNotFound) if self._request.may_be_new else (Unavailable,)
         try:
             return self._patiently(attempt, passing)
         except RepositoryNotFound:
@@ -142,19 +141,29 @@ class _Sweep:
     def _patiently[T](
         self, attempt: Callable[[], T], passing: tuple[type[RegistryError], ...] = (Unavailable,)
     ) -> T:
-        """Try again while ECR gives errors that pass, after pauses that double and vary.
+        """Try again while ECR gives errors that pass and there is time; throttles pass without end.
 
         An attempt that writes reads first, so that no try repeats a write over what others wrote meanwhile.
         """
-        for tries_before in range(_TRIES - 1):
+        tries = 0
+        pauses = _pauses()
+        while True:
             try:
                 return attempt()
-            except passing:
-                if not self._has_time():
+            except passing as error:
+                # A throttle says that the call came too early, and not that it will not succeed.
+                tries += not isinstance(error, Throttled)
+                if tries == _TRIES or not self._has_time():
                     raise
-                jitter = random.uniform(0.5, 1)  # noqa: S311 - it keeps no secret
-                time.sleep(jitter * _FIRST_PAUSE * 2**tries_before)
-        return attempt()
+                time.sleep(next(pauses))
+
+
+def _pauses() -> Iterator[float]:
+    """Give seconds that double up to a limit, and vary, without end."""
+    longest = _FIRST_PAUSE
+    while True:
+        yield longest * random.uniform(0.5, 1)  # noqa: S311 - it keeps no secret
+        longest = min(2 * longest, _LONGEST_PAUSE)
 
 
 class _Check:

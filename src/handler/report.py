@@ -63,10 +63,17 @@ class ChecksFailed(Exception):
 class Report:
     """The results of one invocation: totals of all, details of some."""
 
-    def __init__(self, *, dry_run: bool, ignored: str = "") -> None:
-        """Begin a report; `ignored` is why the event asks for no check, if it asks for none."""
+    def __init__(self, *, dry_run: bool, ignored: str = "", failed_before: int = 0) -> None:
+        """Begin a report.
+
+        Args:
+            dry_run: nothing is written.
+            ignored: why the event asks for no check, if it asks for none.
+            failed_before: how many repositories failed in earlier invocations of the same sweep.
+        """
         self._dry_run = dry_run
         self._ignored = ignored
+        self._failed_before = failed_before
         self._handed_over = False
         self.unmatched: list[str] = []
         self._totals: Counter[Outcome] = Counter()
@@ -103,12 +110,10 @@ class Report:
             answer["ignored"] = self._ignored
         return answer
 
-    def failed(self, most: int) -> list[str]:
-        """Name repositories that failed, but no more than so many."""
-        return [result.repository for result in self._sorted(Outcome.FAILED)[:most]]
-
-    def _sorted(self, outcome: Outcome) -> list[Result]:
-        return sorted(self._kept[outcome], key=lambda result: result.repository)
+    @property
+    def failed(self) -> int:
+        """How many repositories failed, in this and in earlier invocations of the sweep."""
+        return self._totals[Outcome.FAILED] + self._failed_before
 
     def log(self) -> None:
         """Log the totals."""
@@ -118,8 +123,8 @@ class Report:
     def close(self, *, handed_over: bool = False) -> dict[str, object]:
         """Log the totals and give the answer.
 
-        Failures of an invocation that `handed_over` are left to the one that goes on with the sweep:
-        for an error here, Lambda would run, and hand over, the same again.
+        Failures of an invocation that `handed_over` are left to the one that ends the sweep: for an
+        error here, Lambda would run, and hand over, the same again.
 
         Raises:
             ChecksFailed: a repository failed; names it and why.
@@ -127,10 +132,22 @@ class Report:
         self._handed_over = handed_over
         self.log()
         answer = self.answer()
-        count = self._totals[Outcome.FAILED]
-        if count and not handed_over:
+        if self.failed and not handed_over:
+            raise ChecksFailed(self._failures(answer["checked"]))
+        return answer
+
+    def _failures(self, checked: object) -> str:
+        told = []
+        if count := self._totals[Outcome.FAILED]:
             named = self._sorted(Outcome.FAILED)[:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
-            raise ChecksFailed(f"{count} of {answer['checked']} repositories failed: {reasons}{more}")
-        return answer
+            told.append(f"{count} of {checked} repositories failed: {reasons}{more}")
+        if self._failed_before:
+            told.append(
+                f"{self._failed_before} failed in earlier invocations of this sweep, named in the log"
+            )
+        return ". ".join(told)
+
+    def _sorted(self, outcome: Outcome) -> list[Result]:
+        return sorted(self._kept[outcome], key=lambda result: result.repository)

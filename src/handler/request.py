@@ -1,7 +1,7 @@
 """A request: which repositories to check, and the payload by which people ask for it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from handler.scope import InvalidPattern, validate_pattern
 
@@ -19,22 +19,29 @@ class InvalidEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where a sweep goes on: behind a name on the page that a token of ECR's stands for."""
+    """Where a sweep goes on, and what is left to say at its end.
 
-    token: str | None
-    after: str
+    Attributes:
+        token: the page to list next, as ECR gave it; None for the first.
+        unmatched: the globs that matched no repository so far.
+        failed: how many repositories failed so far.
+    """
+
+    token: str | None = None
+    unmatched: tuple[str, ...] = ()
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """The repositories to check, by name or glob; or none, and why the event was ignored.
 
-    `created` says that they are so new that ECR may not know them everywhere.
+    `may_be_new` says that ECR may not know them everywhere yet.
     """
 
     repositories: tuple[str, ...] = ()
     dry_run: bool = False
-    created: bool = False
+    may_be_new: bool = False
     resume: Resume | None = None
     ignored: str = ""
 
@@ -42,7 +49,7 @@ class Request:
         """Write the request as the payload that asks for it."""
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
         if self.resume:
-            payload["resume"] = {"token": self.resume.token, "after": self.resume.after}
+            payload["resume"] = asdict(self.resume)
         return payload
 
 
@@ -80,6 +87,6 @@ def _resume(value: object) -> Resume | None:
     if value is None:
         return None
     match value:
-        case {"token": str() | None as token, "after": str() as after, **others} if not others:
-            return Resume(token, after)
+        case {"token": str() | None as token, "unmatched": [*globs], "failed": int() as failed}:
+            return Resume(token, tuple(map(_pattern, globs)), failed)
     raise InvalidEvent(f'"resume" is for the function alone, when it hands over a sweep; {_FORM}')

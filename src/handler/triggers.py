@@ -73,7 +73,7 @@ def _reader(event: Json, detail: Json) -> Callable[[Json, Json, Home], Request] 
 def _from_creation(_: Json, detail: Json, home: Home) -> Request:
     if "errorCode" in detail:
         return Request(ignored="the call failed and created nothing")
-    return Request((_repository_name(_names_in_record(detail, home)),), created=True)
+    return Request((_repository_name(_names_in_record(detail, home)),), may_be_new=True)
 
 
 def _from_policy_change(_: Json, detail: Json, home: Home) -> Request:
@@ -88,7 +88,7 @@ def _from_policy_change(_: Json, detail: Json, home: Home) -> Request:
 def _from_arrival(event: Json, detail: Json, home: Home) -> Request:
     if not _ARRIVALS[event["detail-type"]].items() <= detail.items():
         return Request(ignored="no image has arrived")
-    return Request((_repository_name(_names_in_arrival(event, detail, home)),))
+    return Request((_repository_name(_names_in_arrival(event, detail, home)),), may_be_new=True)
 
 
 def _from_deployment(_: Json, detail: Json, __: Home) -> Request:

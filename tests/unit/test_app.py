@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import pytest
@@ -212,6 +212,18 @@ class TestAnEventThatIsNotOurs:
         assert report["checked"] == 0
         assert report["ignored"]
 
+    def test_of_our_own_write_is_none_to_act_on(self, start: Start, saved_event: SavedEvent) -> None:
+        function = start(ROLE_NAME="the-role")
+        function.create("team/app")
+        event = saved_event("policy-set")
+        session = f"arn:aws:sts::{SAM_LOCAL_ACCOUNT}:assumed-role/the-role/ecr-allow-pull"
+        detail = cast("dict[str, object]", event["detail"]) | {"userIdentity": {"arn": session}}
+
+        report = function.invoke(event | {"detail": detail})
+
+        assert report["ignored"] == "the function's own write"
+        assert not function.calls
+
     def test_of_another_account_is_refused(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
         function.create("team/app")
@@ -333,7 +345,7 @@ class TestASweepThatIsOutOfTime:
         function.create("a1", "b2", "c3")
         handed: list[dict[str, Any]] = []
         monkeypatch.setattr(
-            boto3, "client", lambda _: SimpleNamespace(invoke=lambda **call: handed.append(call))
+            boto3, "client", lambda _, **__: SimpleNamespace(invoke=lambda **call: handed.append(call))
         )
         function.milliseconds_left = itertools.chain([900_000] * 4, itertools.repeat(0))
 
@@ -343,7 +355,7 @@ class TestASweepThatIsOutOfTime:
         assert 0 < report["checked"] < 3
         (invocation,) = handed
         assert invocation["InvocationType"] == "Event"
-        assert invocation["FunctionName"].endswith(":function:ecr-allow-pull")
+        assert invocation["FunctionName"] == "ecr-allow-pull"
         function.milliseconds_left = itertools.repeat(900_000)
         assert "handed_over" not in function.invoke(json.loads(invocation["Payload"]))
         assert all(function.policy(name) == document(allow_pull(ROLE)) for name in ("a1", "b2", "c3"))

@@ -90,6 +90,22 @@ def test_a_throttle_after_an_idle_hour_says_nothing_of_the_rate() -> None:
     assert ecr.now - began < 1
 
 
+def test_a_rate_that_is_not_used_is_not_raised() -> None:
+    ecr = Ecr(rate=5)
+    pace = Pace(ecr.clock, ecr.sleep)
+    while ecr.now < 20:
+        ecr.call(pace)
+    for _ in range(30):
+        ecr.sleep(1)
+        ecr.call(pace)
+
+    began = ecr.now
+    for _ in range(20):
+        ecr.call(pace)
+
+    assert ecr.now - began > 2
+
+
 def test_a_write_does_not_wait_but_the_next_call_waits_for_it() -> None:
     ecr = Ecr(rate=10)
     pace = Pace(ecr.clock, ecr.sleep)

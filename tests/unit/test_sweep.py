@@ -3,19 +3,27 @@
 import json
 import logging
 import random
+import re
 import threading
+import time
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.policy import attach, render
+from handler.policy import attach, granted, render
+from handler.policy import parse as parse_policy
 from handler.reconcile import OutOfTime, reconcile
-from handler.registry import RegistryError, RepositoryNotFound, Unavailable
+from handler.registry import RegistryError, RepositoryNotFound, Throttled, Unavailable
 from handler.report import ChecksFailed
-from handler.request import Request, Resume
+from handler.request import Request
 from handler.settings import Settings
 from handler.triggers import Home, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 OURS = render(attach(None, [ROLE]))
@@ -74,6 +82,7 @@ class Lambda:
         self.limit = limit
         self.twice = twice
         self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | settings)
+        self.between: Callable[[], object] = lambda: None
         self.invocations = 0
         self.answers: list[dict[str, object]] = []
 
@@ -91,6 +100,7 @@ class Lambda:
             )
             if rest:
                 waiting += [rest.payload()] * (2 if self.twice and self.twice.random() < 0.2 else 1)
+            self.between()
             self.answers.append(report.close(handed_over=rest is not None))
 
     def total(self, outcome: str) -> int:
@@ -151,18 +161,74 @@ def test_memory_does_not_grow_with_the_number_of_repositories() -> None:
     assert peaks[1] < 1.5 * peaks[0] + 20_000 * 8  # the simulation's own list of names
 
 
-def test_one_bad_repository_stops_nobody_and_is_named_when_the_sweep_ends() -> None:
+def test_one_bad_repository_stops_nobody_and_the_invocation_that_ends_the_sweep_tells() -> None:
     registry = SimulatedRegistry(shuffled(5_000))
     registry.broken = {"team-0/app-0", "team-1/app-1"}
     function = Lambda(registry, limit=20)
 
-    with pytest.raises(ChecksFailed, match=r"team-0/app-0: broken") as caught:
+    with pytest.raises(ChecksFailed) as caught:
         function.run({"repositories": ["*"]})
 
-    assert "team-1/app-1: broken" in str(caught.value)
+    failed = re.findall(r"(\d+) (?:of \d+ repositories )?failed", str(caught.value))
+    assert sum(map(int, failed)) == 2
     assert function.invocations > 3
     assert registry.calls["write"] == 4_998
     assert sum(policy == OURS for policy in registry.policies.values()) == 4_998
+
+
+def test_however_many_fail_the_sweep_ends_and_ends_in_an_error() -> None:
+    registry = SimulatedRegistry(names := shuffled(3_000))
+    registry.broken = set(names[:600])
+    function = Lambda(registry, limit=20)
+
+    with pytest.raises(ChecksFailed, match="failed in earlier invocations of the sweep, named in the log"):
+        function.run({"repositories": ["*"]})
+
+    assert sum(policy == OURS for policy in registry.policies.values()) == 2_400
+    assert registry.calls["read"] == 3_000
+
+
+def test_repositories_that_are_deleted_during_a_sweep_hide_no_other() -> None:
+    class PagesByKey(SimulatedRegistry):
+        """Its tokens stand for the repository after which to go on, as real ones are thought to."""
+
+        def page(self, token: str | None = None) -> tuple[list[str], str | None]:
+            self._spend("page")
+            listed = sorted(self.policies, key=lambda name: name[::-1])
+            following = [name for name in listed if token is None or name[::-1] > token[::-1]]
+            return following[:1000], following[999] if len(following) > 1000 else None
+
+    registry = PagesByKey(shuffled(3_000))
+    function = Lambda(registry, limit=8)
+    function.between = lambda: [
+        registry.policies.pop(name)
+        for name in [name for name, policy in registry.policies.items() if policy][:20]
+    ]
+
+    function.run({"repositories": ["*"]})
+
+    assert function.invocations > 3
+    assert set(registry.policies.values()) == {OURS}
+
+
+def test_a_listing_for_which_the_time_is_up_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = SimulatedRegistry(shuffled(2_000))
+    page = registry.page
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def throttle_while_it_is_late(token: str | None = None) -> tuple[list[str], str | None]:
+        if token and registry.calls["page"] < 50:
+            registry._spend("page")  # noqa: SLF001
+            raise Throttled("Rate exceeded")
+        return page(token)
+
+    monkeypatch.setattr(registry, "page", throttle_while_it_is_late)
+    function = Lambda(registry, limit=27)
+
+    function.run({"repositories": ["*"]})
+
+    assert function.invocations > 1
+    assert set(registry.policies.values()) == {OURS}
 
 
 def test_pages_that_hold_nothing_to_check_cost_time_too() -> None:
@@ -273,10 +339,46 @@ class TestPatterns:
             {"repository": "scratch/x1", "outcome": "out_of_scope"}
         ]
 
-    def test_are_not_called_unmatched_for_what_an_earlier_invocation_found(self) -> None:
-        function = Lambda(SimulatedRegistry(["ml/train"]))
+    def test_are_remembered_over_all_invocations(self) -> None:
+        registry = SimulatedRegistry(["ml/train", *(f"team/app-{number}" for number in range(2_000))])
+        function = Lambda(registry, limit=15)
 
-        function.run(Request(("ml/*",), resume=Resume(None, "ml/train")).payload())
+        function.run({"repositories": ["ml/*", "team/*", "nothing/*"]})
 
-        assert function.answers[-1]["checked"] == 0
-        assert "unmatched" not in function.answers[-1]
+        assert function.invocations > 1
+        assert [answer.get("unmatched") for answer in function.answers[:-1]] == [None] * (
+            function.invocations - 1
+        )
+        assert function.answers[-1]["unmatched"] == ["nothing/*"]
+
+
+def test_two_functions_that_start_on_the_same_repository_at_the_same_moment_converge() -> None:
+    other = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
+    ours, theirs = (Settings.from_environment({"WORKER_ROLE_ARNS": role}) for role in (ROLE, other))
+    both_have_read = threading.Barrier(2, timeout=5)
+
+    class Shared(SimulatedRegistry):
+        def policy_text(self, name: str) -> str | None:
+            text = super().policy_text(name)
+            if self.calls["read"] <= 2:
+                both_have_read.wait()
+            return text
+
+    registry = Shared(["team/app"])
+
+    def check(settings: Settings) -> None:
+        reconcile(Request(("team/app",)), settings, registry, lambda: 900.0)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(check, (ours, theirs)))
+    lost = granted(parse_policy(registry.policies["team/app"]))
+    for settings in (ours, theirs):  # each hears of the other's write
+        check(settings)
+    writes = registry.calls["write"]
+    for settings in (ours, theirs, ours):
+        check(settings)
+
+    assert len(lost) == 1
+    assert granted(parse_policy(registry.policies["team/app"])) == {ROLE, other}
+    assert writes == 3
+    assert registry.calls["write"] == 3

@@ -45,7 +45,7 @@ class TestCreationEvents:
     def test_ask_for_the_new_repository(
         self, saved_event: Callable[[str], Event], event: str, repository: str
     ) -> None:
-        assert parsed(saved_event(event)) == Request((repository,), created=True)
+        assert parsed(saved_event(event)) == Request((repository,), may_be_new=True)
 
     def test_are_ignored_if_the_call_failed(self, saved_event: Callable[[str], Event]) -> None:
         request = parsed(saved_event("creation-failed"))
@@ -173,7 +173,7 @@ class TestArrivals:
     def test_ask_for_the_repository(
         self, saved_event: Callable[[str], Event], event: str, repository: str
     ) -> None:
-        assert parsed(saved_event(event)) == Request((repository,))
+        assert parsed(saved_event(event)) == Request((repository,), may_be_new=True)
 
     def test_are_understood_also_by_their_resource(self, saved_event: Callable[[str], Event]) -> None:
         event = saved_event("image-cached")
@@ -222,8 +222,8 @@ class TestHandOvers:
     @pytest.mark.parametrize(
         "request_",
         [
-            Request(("*",), resume=Resume("a token", "team/app")),
-            Request(("team/failed", "*"), dry_run=True, resume=Resume(None, "")),
+            Request(("*",), resume=Resume("a token", ("*",), failed=7)),
+            Request(("team/left", "*"), dry_run=True, resume=Resume()),
             Request(("team/app",)),
         ],
     )
@@ -232,7 +232,7 @@ class TestHandOvers:
 
     @pytest.mark.parametrize(
         "resume",
-        [7, [], {}, {"token": "x"}, {"token": 7, "after": ""}, {"token": None, "after": "", "x": 1}],
+        [7, [], {}, {"token": "x"}, {"token": 7, "unmatched": [], "failed": 0}],
     )
     def test_are_refused_if_somebody_else_wrote_them(self, resume: object) -> None:
         assert RIGHT_FORM in complaint({"repositories": ["*"], "resume": resume})
