@@ -144,9 +144,7 @@ class Report:
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
             told.append(f"{count} of {checked} repositories failed: {reasons}{more}")
         if self._failed_before:
-            told.append(
-                f"{self._failed_before} failed in earlier invocations of this sweep, named in the log"
-            )
+            told.append(f"{self._failed_before} failed in earlier invocations of the sweep, named in the log")
         return ". ".join(told)
 
     def _sorted(self, outcome: Outcome) -> list[Result]:

@@ -1,6 +1,7 @@
 """A check when ECR pushes back: what is tried again, and from where."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from handler.policy import attach, render
@@ -180,6 +182,40 @@ def test_a_policy_that_cannot_be_understood_is_not_rewritten(ecr: Ecr, text: str
     ecr.gives(text)
 
     assert checked(ecr)["outcome"] == "failed"
+
+
+def test_many_checks_at_once_at_an_ecr_that_throttles_fail_nobody_and_find_its_rate() -> None:
+    class ThrottlingEcr:
+        """Serves 60 calls a second, and the rest not."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.tokens, self.filled_at = 1.0, time.monotonic()
+            self.throttled = 0
+
+        def get_repository_policy(self, **_: str) -> dict[str, str]:
+            with self.lock:
+                now = time.monotonic()
+                self.tokens = min(60.0, self.tokens + (now - self.filled_at) * 60)
+                self.filled_at = now
+                if self.tokens < 1:
+                    self.throttled += 1
+                    error = {
+                        "Error": {"Code": "ThrottlingException"},
+                        "ResponseMetadata": {"HTTPStatusCode": 400},
+                    }
+                    raise ClientError(error, "GetRepositoryPolicy")  # type: ignore[arg-type]
+                self.tokens -= 1
+            return {"policyText": OURS}
+
+    throttling = ThrottlingEcr()
+    names = tuple(f"app-{number}" for number in range(300))
+
+    report, rest = reconcile(Request(names), SETTINGS, Registry(throttling), lambda: 900.0)  # type: ignore[arg-type]
+
+    assert rest is None
+    assert report.answer()["outcomes"] == {"unchanged": 300}
+    assert throttling.throttled < 150
 
 
 def test_repositories_are_listed_page_by_page_at_the_largest_page_size(ecr: Ecr) -> None:

@@ -63,6 +63,7 @@ class TestCreationEvents:
         "detail",
         [
             {"responseElements": {"repository": {"repositoryName": "team/app"}}},
+            {"responseElements": {"repositoryName": "team/app", "policyText": "{}"}},
             {"responseElements": None, "serviceEventDetails": {"repositoryName": "team/app"}},
             {"responseElements": None, "requestParameters": {"repositoryName": "team/app"}},
             {"resources": [{"ARN": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"}]},
