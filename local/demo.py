@@ -84,7 +84,7 @@ def run() -> None:
 
 
 def show(aws: LocalAws, node: ECRClient, repository: str, title: str, *statements: dict[str, object]) -> None:
-    """Create a repository and an image in it, and show how the worker role comes to pull it.
+    """Create a repository, and show how the worker role comes to pull from it.
 
     Raises:
         DemoFailed: it could pull too early or not at all, or a statement was lost.
@@ -96,7 +96,6 @@ def show(aws: LocalAws, node: ECRClient, repository: str, title: str, *statement
     if statements:
         theirs = json.dumps({"Version": "2012-10-17", "Statement": statements})
         registry.set_repository_policy(repositoryName=repository, policyText=theirs)
-    worker.push(registry, repository)
 
     before = policy_of(registry, repository)
     if worker.refusal(node, repository) is None:
@@ -110,6 +109,10 @@ def show(aws: LocalAws, node: ECRClient, repository: str, title: str, *statement
             )
         time.sleep(0.05)
     seconds = time.monotonic() - created
+    # Not before: an image that arrives would make the function check the repository at once.
+    worker.push(registry, repository)
+    if worker.refusal(node, repository) is not None:
+        raise DemoFailed(f"{repository} is not pullable any more")
 
     after = policy_of(registry, repository)
     console.print("[dim]… CreateRepository → CloudTrail → EventBridge → the function[/]")

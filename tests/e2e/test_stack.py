@@ -14,9 +14,9 @@ from tests.e2e.conftest import ALLOW_PULL, FOREIGN, Stack
 @pytest.mark.parametrize("repository", ["made-by-a-call/app", "docker-hub/library/alpine"])
 def test_a_new_repository_becomes_pullable_from_the_workers_account(stack: Stack, repository: str) -> None:
     stack.create(repository)
-    worker.push(stack.registry, repository)
     assert worker.refusal(stack.node, repository) is not None
 
+    worker.push(stack.registry, repository)
     stack.wait_until(lambda: worker.refusal(stack.node, repository) is None)
 
     assert stack.statements_of(repository) == [ALLOW_PULL]
