@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
+from handler.pace import Pace
 from handler.policy import attach, render
 from handler.reconcile import reconcile
 from handler.registry import Registry, RegistryError
@@ -182,6 +183,32 @@ def test_a_policy_that_cannot_be_understood_is_not_rewritten(ecr: Ecr, text: str
     ecr.gives(text)
 
     assert checked(ecr)["outcome"] == "failed"
+
+
+def test_a_check_waits_for_its_slot_before_the_read_and_never_between_read_and_write(ecr: Ecr) -> None:
+    noted: list[str] = []
+
+    class Noted(Pace):
+        def wait(self) -> None:
+            noted.append("wait")
+
+        def owe(self) -> None:
+            noted.append("owe")
+
+        def served(self) -> None:
+            noted.append("served")
+
+        def throttled(self) -> None:
+            noted.append("throttled")
+
+    ecr.registry = Registry(ecr.registry._client, Noted())  # noqa: SLF001 - the same client
+    ecr.has_no_policy()
+    ecr.refuses("set_repository_policy", "ThrottlingException")
+    ecr.has_no_policy()
+    ecr.takes(OURS)
+
+    assert checked(ecr) == ATTACHED
+    assert noted == ["wait", "served", "owe", "throttled", "wait", "served", "owe", "served"]
 
 
 def test_many_checks_at_once_at_an_ecr_that_throttles_fail_nobody_and_find_its_rate() -> None:
