@@ -79,6 +79,7 @@ class _Sweep:
         """Check until all is done or the time is up; give what is left."""
         names = [pattern for pattern in self._request.repositories if not is_glob(pattern)]
         globs = tuple(pattern for pattern in self._request.repositories if is_glob(pattern))
+        done = set(names)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
             left = self._check_side_by_side(threads, names)
             while globs and not left and self._has_time():
@@ -88,7 +89,7 @@ class _Sweep:
                     if self._has_time():
                         raise
                     break
-                left = self._check_side_by_side(threads, self._wanted(listed, globs, set(names)))
+                left = self._check_side_by_side(threads, self._wanted(listed, globs, done))
                 self.place = replace(self.place, token=token)
                 if token is None:
                     globs = ()

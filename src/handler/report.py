@@ -115,10 +115,11 @@ class Report:
         """How many repositories failed, in this and in earlier invocations of the sweep."""
         return self._totals[Outcome.FAILED] + self._failed_before
 
-    def log(self) -> None:
-        """Log the totals."""
-        totals = {key: value for key, value in self.answer().items() if key != "repositories"}
-        logger.info("report", extra=totals)
+    def log(self) -> dict[str, object]:
+        """Log the totals and give the answer, be there failures or not."""
+        answer = self.answer()
+        logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
+        return answer
 
     def close(self, *, handed_over: bool = False) -> dict[str, object]:
         """Log the totals and give the answer.
@@ -130,8 +131,7 @@ class Report:
             ChecksFailed: a repository failed; names it and why.
         """
         self._handed_over = handed_over
-        self.log()
-        answer = self.answer()
+        answer = self.log()
         if self.failed and not handed_over:
             raise ChecksFailed(self._failures(answer["checked"]))
         return answer
