@@ -13,12 +13,12 @@ import re
 import socket
 import string
 import threading
-import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic, sleep  # its own, whatever a test does to the clock of the function
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -84,10 +84,10 @@ class TokenBucket:
 
     def __init__(self, rate: float, burst: float) -> None:
         self.rate, self.burst = rate, burst
-        self._tokens, self._filled_at = burst, time.monotonic()
+        self._tokens, self._filled_at = burst, monotonic()
 
     def serves(self) -> bool:
-        now = time.monotonic()
+        now = monotonic()
         self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
         if self._tokens < 1:
@@ -105,6 +105,7 @@ class Ecr:
         refuses_ids: whether a policy that holds the id of a deleted principal is refused. Nobody
             knows of the real ECR.
         says: how it words that a principal does not exist.
+        forbids: the operations for which the caller has no permission.
         buckets: what throttles the calls of an operation.
         policies: the repositories, and the policy of each as it is stored; None for none.
         roles: the roles and users that exist, and their unique ids.
@@ -116,6 +117,7 @@ class Ecr:
     latency: float = 0.0
     refuses_ids: bool = True
     says: str = _PRINCIPAL_NOT_FOUND
+    forbids: set[str] = field(default_factory=set)
     buckets: dict[str, TokenBucket] = field(default_factory=dict)
     policies: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
@@ -231,7 +233,7 @@ class Ecr:
 
     def answer(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """Answer a call: the status and the body, or None for a connection that breaks."""
-        time.sleep(self.latency)
+        sleep(self.latency)
         name = request.get("repositoryName")
         with self._lock:
             self.calls[operation] += 1
@@ -272,6 +274,8 @@ class Ecr:
             hooks.pop(0)()
 
     def _perform(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        if operation in self.forbids:
+            raise Refused("AccessDeniedException", f"not authorized to perform: ecr:{operation}")
         if operation == LIST:
             return self._list(**request)
         name = request["repositoryName"]

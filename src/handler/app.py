@@ -8,28 +8,46 @@ from typing import TYPE_CHECKING
 from handler.reconcile import reconcile
 from handler.registry import Registry
 from handler.report import logger
-from handler.settings import Settings
+from handler.request import InvalidEvent
+from handler.settings import InvalidSetting, Settings
 from handler.triggers import Home, parse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-# Once in a process, while Lambda starts it: a wrong setting stops the start, and every invocation
-# after it finds the client warm.
-settings = Settings.from_environment(os.environ)
+# Once in a process, while Lambda starts it: every invocation after that finds the client warm.
 registry = Registry.connect()
+try:
+    settings: Settings | InvalidSetting = Settings.from_environment(os.environ)
+except InvalidSetting as wrong:
+    settings = wrong
 
 
 @logger.inject_lambda_context
 def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     """Check the repositories that the event names and answer with the report.
 
+    This decides what Lambda tries again: an asynchronous event that ends in an error is run twice
+    more, minutes later. A busy ECR, a role that was made a moment ago and a policy that its owner
+    mends are worth that. A wrong event or setting is as wrong then as it is now, so it is logged and
+    answered, and raises nothing.
+
     Raises:
-        InvalidEvent: the event or payload cannot be acted on.
         RegistryError: the repositories could not be listed.
+        OutOfTime: the time ended before one check did.
         HandOverFailed: there was no time to check all, and nobody to hand the rest to.
-        ChecksFailed: a repository failed; all the others were done.
+        ChecksFailed: a repository lacks the grant for a worker role; what could be done was done.
     """
+    try:
+        return _check(event, context)
+    except (InvalidEvent, InvalidSetting) as error:
+        logger.error("refused", extra={"reason": str(error)})
+        return {"error": str(error)}
+
+
+def _check(event: object, context: LambdaContext) -> dict[str, object]:
+    if isinstance(settings, InvalidSetting):
+        raise settings
     request = parse(event, home(context))
 
     def time_left() -> float:

@@ -15,6 +15,9 @@ MAX_CHARACTERS = 10_240
 
 # AllowPull, or AllowPull2, AllowPull3, ... for where the name before was taken.
 _OUR_SID = re.compile(rf"{SID}(?:[2-9]|[1-9][0-9]+)?")
+# A role or user that was deleted shows in a stored policy as its unique id:
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
+_DELETED = re.compile(r"A(?:RO|ID)A[A-Z0-9]{12,}")
 _POLICY_ELEMENTS = {"Version", "Id", "Statement"}
 _PLAIN_ELEMENTS = {"Sid", "Effect", "Principal", "Action"}
 _LOWER_CASE_PULL_ACTIONS = {action.lower() for action in PULL_ACTIONS}
@@ -66,44 +69,83 @@ def render(policy: Policy) -> str:
     return text
 
 
-def attach(policy: Policy | None, roles: Sequence[str], *, remove_unlisted: bool = False) -> Policy:
+def attach(
+    policy: Policy | None,
+    roles: Sequence[str],
+    *,
+    remove_unlisted: bool = False,
+    remove_deleted: bool = False,
+) -> Policy:
     """Work out the policy in which `AllowPull` lets every role pull.
 
     Foreign statements, `Version` and `Id` stay as they are. A policy that already holds the grant
-    is given back itself. Roles in our statement that are not among `roles` stay in it, unless
-    `remove_unlisted`: then it holds exactly `roles`.
+    is given back itself. Principals in our statement that are not among `roles` stay in it, with two
+    exceptions.
+
+    Args:
+        policy: the repository's policy, or None if it has none.
+        roles: the ARNs of the worker roles, at least one.
+        remove_unlisted: our statement is to hold exactly `roles`.
+        remove_deleted: our statement is to hold no ids of deleted principals.
     """
     if policy is None:
         return {"Version": "2012-10-17", "Statement": [_statement(SID, roles)]}
-    statements = _statements(policy)
-    listed = set(roles)
     present = granted(policy)
     missing = [role for role in roles if role not in present]
-    if not missing and not (remove_unlisted and present - listed):
+    removed = deleted(present) if remove_deleted else frozenset[str]()
+    if remove_unlisted:
+        removed |= present - set(roles)
+    if not missing and not removed:
         return policy
 
     kept: list[Statement] = []
-    for statement in statements:
+    for statement in statements(policy):
         principals = _our_principals(statement)
         if principals is None:
             kept.append(statement)
             continue
-        wanted = [role for role in principals if role in listed or not remove_unlisted] + missing
+        wanted = [principal for principal in principals if principal not in removed] + missing
         missing = []
         if wanted == principals:
             kept.append(statement)
         elif wanted:
             kept.append(statement | {"Principal": _principal(wanted)})
     if missing:
-        kept.append(_statement(_free_sid(statements), missing))
+        kept.append(_statement(_free_sid(statements(policy)), missing))
     return policy | {"Statement": kept}
 
 
 def granted(policy: Policy | None) -> frozenset[str]:
     """Tell which principals our statement lets pull."""
     return frozenset(
-        principal for statement in _statements(policy or {}) for principal in _our_principals(statement) or ()
+        principal for statement in statements(policy) for principal in _our_principals(statement) or ()
     )
+
+
+def deleted(principals: Iterable[str]) -> frozenset[str]:
+    """Tell which principals are ids of roles or users that were deleted."""
+    return frozenset(filter(_DELETED.fullmatch, principals))
+
+
+def foreign(policy: Policy | None) -> list[tuple[str, Statement]]:
+    """Give the statements that are not ours, each with what to call it: its Sid or its number."""
+    return [
+        (f'"{sid}"' if isinstance(sid := statement.get("Sid"), str) else f"number {number}", statement)
+        for number, statement in enumerate(statements(policy), start=1)
+        if _our_principals(statement) is None
+    ]
+
+
+def statements(policy: Policy | None) -> list[Statement]:
+    """Give a policy's statements, which it may hold as a list or as one object."""
+    return cast("list[Statement]", _as_list((policy or {}).get("Statement", [])))
+
+
+def strings(value: object) -> list[str] | None:
+    """Read what a policy may write as one string or as a list of them; None if it is neither."""
+    values = _as_list(value)
+    texts = [item for item in values if isinstance(item, str)]
+    return texts if texts and len(texts) == len(values) else None
 
 
 def _our_principals(statement: Statement) -> list[str] | None:
@@ -117,13 +159,13 @@ def _our_principals(statement: Statement) -> list[str] | None:
         return None
     if statement.keys() != _PLAIN_ELEMENTS or statement["Effect"] != "Allow":
         return None
-    actions = _strings(statement["Action"])
+    actions = strings(statement["Action"])
     if actions is None or {action.lower() for action in actions} != _LOWER_CASE_PULL_ACTIONS:
         return None
     principal = statement["Principal"]
     if not isinstance(principal, dict) or principal.keys() != {"AWS"}:
         return None
-    principals = _strings(principal["AWS"])
+    principals = strings(principal["AWS"])
     # A wildcard may swallow the roles beside it when AWS normalises the list: we would add them forever.
     if principals is None or any("*" in name for name in principals):
         return None
@@ -138,25 +180,14 @@ def _principal(roles: Sequence[str]) -> dict[str, object]:
     return {"AWS": roles[0] if len(roles) == 1 else list(roles)}
 
 
-def _free_sid(statements: Iterable[Statement]) -> str:
-    taken = {statement.get("Sid") for statement in statements if isinstance(statement.get("Sid"), str)}
+def _free_sid(present: Iterable[Statement]) -> str:
+    taken = {sid for statement in present if isinstance(sid := statement.get("Sid"), str)}
     number = 2
     sid = SID
     while sid in taken:
         sid = f"{SID}{number}"
         number += 1
     return sid
-
-
-def _statements(policy: Policy) -> list[Statement]:
-    return cast("list[Statement]", _as_list(policy.get("Statement", [])))
-
-
-def _strings(value: object) -> list[str] | None:
-    """Read what a policy may write as one string or as a list of them."""
-    values = _as_list(value)
-    strings = [item for item in values if isinstance(item, str)]
-    return strings if strings and len(strings) == len(values) else None
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Reconcile: read, decide and write for each repository that is asked for, many side by side."""
+"""Reconcile: check each repository that is asked for, many side by side, as long as there is time."""
 
 import random
 import time
@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import replace
 from functools import partial
 
-from handler import policy
+from handler.check import Check
 from handler.policy import InvalidPolicy, PolicyTooLong
 from handler.registry import SIDE_BY_SIDE, Registry, RegistryError, RepositoryNotFound, Throttled, Unavailable
 from handler.report import Outcome, Report, Result, logger
@@ -20,13 +20,18 @@ type Seconds = Callable[[], float]
 _TRIES = 6
 _FIRST_PAUSE = 0.2  # seconds
 _LONGEST_PAUSE = 6.4  # seconds
-# What the last checks, the hand-over and the report may take: at most, and as a share of all the time.
-_RESERVE = 60.0  # seconds
+# What is kept for the tries under way, the hand-over and the report: at most, and as a share of all
+# the time. Each of the three calls may time out after 13 s, and a try may wait for its slot first.
+_RESERVE = 90.0  # seconds
 _RESERVE_SHARE = 0.25
 
 
 class OutOfTime(Exception):
     """The function's time ended before it could check a single repository."""
+
+
+class _TimeIsUp(Exception):
+    """There is no time for another try."""
 
 
 def reconcile(
@@ -48,7 +53,8 @@ def reconcile(
 
     Raises:
         RegistryError: the repositories cannot be listed.
-        OutOfTime: there was no time for anything, so that to hand over would not end.
+        OutOfTime: not one check came to its end, so that to hand over would have none; says what was
+            in the way.
     """
     sweep = _Sweep(request, settings, registry, time_left)
     begun_at = sweep.place
@@ -58,7 +64,10 @@ def reconcile(
         sweep.report.log()  # what was done before is done
         raise
     if rest == replace(request, resume=begun_at):
-        raise OutOfTime("the function's time limit is too short to check a single repository: raise it")
+        raise OutOfTime(
+            "the function's time ended before the check of a single repository did: "
+            + (sweep.obstacle or "raise its time limit")
+        )
     return sweep.report, rest
 
 
@@ -71,6 +80,8 @@ class _Sweep:
         self._registry = registry
         self._dry_run = request.dry_run or settings.plan
         self._time_left = time_left
+        self._refused: set[str] = set()
+        self.obstacle = ""
         self._reserve = min(_RESERVE, _RESERVE_SHARE * time_left())
         self.place = request.resume or Resume(unmatched=tuple(filter(is_glob, request.repositories)))
         self.report = Report(dry_run=self._dry_run, ignored=request.ignored, failed_before=self.place.failed)
@@ -85,9 +96,7 @@ class _Sweep:
             while globs and not left and self._has_time():
                 try:
                     listed, token = self._patiently(partial(self._registry.page, self.place.token))
-                except Unavailable:
-                    if self._has_time():
-                        raise
+                except _TimeIsUp:
                     break
                 left = self._check_side_by_side(threads, self._wanted(listed, globs, done))
                 self.place = replace(self.place, token=token)
@@ -109,17 +118,21 @@ class _Sweep:
         return [name for name in in_scope if name not in done and matches_any(name, globs)]
 
     def _check_side_by_side(self, threads: Executor, names: list[str]) -> list[str]:
-        """Check these until the time is up; give those that were not begun."""
-        under_way: set[Future[Result]] = set()
+        """Check these until the time is up; give those whose check was not begun or came to no end."""
+        under_way: dict[Future[Result], str] = {}
+        unfinished: set[str] = set()
         begun = 0
         while under_way or (begun < len(names) and self._has_time()):
             while begun < len(names) and len(under_way) < SIDE_BY_SIDE and self._has_time():
-                under_way.add(threads.submit(self._check, names[begun]))
+                under_way[threads.submit(self._check, names[begun])] = names[begun]
                 begun += 1
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            for check in done:
-                self.report.add(check.result())
-        return names[begun:]
+            for check in wait(under_way, return_when=FIRST_COMPLETED).done:
+                name = under_way.pop(check)
+                try:
+                    self.report.add(check.result())
+                except _TimeIsUp:
+                    unfinished.add(name)
+        return [name for name in names[:begun] if name in unfinished] + names[begun:]
 
     def _has_time(self) -> bool:
         return self._time_left() > self._reserve
@@ -127,10 +140,12 @@ class _Sweep:
     def _check(self, name: str) -> Result:
         if name not in self._settings.scope:
             return Result(name, Outcome.OUT_OF_SCOPE)
-        attempt = _Check(name, self._settings, self._registry, dry_run=self._dry_run)
+        check = Check(name, self._settings, self._registry, self._refused, dry_run=self._dry_run)
         passing = (Unavailable, RepositoryNotFound) if self._request.may_be_new else (Unavailable,)
         try:
-            return self._patiently(attempt, passing)
+            return self._patiently(check.attempt, passing)
+        except _TimeIsUp:
+            raise
         except RepositoryNotFound:
             return Result(name, Outcome.GONE)
         except (RegistryError, InvalidPolicy, PolicyTooLong) as error:
@@ -140,23 +155,30 @@ class _Sweep:
             return Result(name, Outcome.FAILED, reason=f"unexpected {type(error).__name__}: {error}")
 
     def _patiently[T](
-        self, attempt: Callable[[], T], passing: tuple[type[RegistryError], ...] = (Unavailable,)
+        self, attempt: Callable[[], T | None], passing: tuple[type[RegistryError], ...] = (Unavailable,)
     ) -> T:
-        """Try again while ECR gives errors that pass and there is time; throttles pass without end.
+        """Try until there is a result, also after errors that pass: a throttle always, others some times.
 
-        An attempt that writes reads first, so that no try repeats a write over what others wrote meanwhile.
+        Raises:
+            _TimeIsUp: there is no time for another try.
+            RegistryError: the error did not pass.
         """
         tries = 0
         pauses = _pauses()
         while True:
             try:
-                return attempt()
+                if (result := attempt()) is not None:
+                    return result
             except passing as error:
                 # A throttle says that the call came too early, and not that it will not succeed.
                 tries += not isinstance(error, Throttled)
-                if tries == _TRIES or not self._has_time():
+                if tries == _TRIES:
                     raise
-                time.sleep(next(pauses))
+                self.obstacle = str(error)
+                if self._has_time():
+                    time.sleep(next(pauses))
+            if not self._has_time():
+                raise _TimeIsUp
 
 
 def _pauses() -> Iterator[float]:
@@ -165,38 +187,3 @@ def _pauses() -> Iterator[float]:
     while True:
         yield longest * random.uniform(0.5, 1)  # noqa: S311 - it keeps no secret
         longest = min(2 * longest, _LONGEST_PAUSE)
-
-
-class _Check:
-    """The check of one repository, which may take several tries."""
-
-    def __init__(self, name: str, settings: Settings, registry: Registry, *, dry_run: bool) -> None:
-        self._name = name
-        self._settings = settings
-        self._registry = registry
-        self._dry_run = dry_run
-        self._sent: Result | None = None
-
-    def __call__(self) -> Result:
-        """Read, decide, and write if needed: a write always follows directly on a read."""
-        present = policy.parse(self._registry.policy_text(self._name))
-        wanted = policy.attach(
-            present,
-            self._settings.worker_role_arns,
-            remove_unlisted=self._settings.remove_unlisted_roles,
-        )
-        if wanted == present:
-            # A write of which ECR's answer was lost may have been taken all the same.
-            return self._sent or Result(self._name, Outcome.UNCHANGED)
-        text = policy.render(wanted)
-        before, after = policy.granted(present), policy.granted(wanted)
-        result = Result(
-            self._name,
-            Outcome.WOULD_ATTACH if self._dry_run else Outcome.ATTACHED,
-            added=tuple(sorted(after - before)),
-            removed=tuple(sorted(before - after)),
-        )
-        if not self._dry_run:
-            self._sent = result
-            self._registry.set_policy_text(self._name, text)
-        return result

@@ -32,6 +32,8 @@ _CONFIG = Config(
 )
 # ECR names both in its API guide. A 5xx of any code is as temporary.
 _THROTTLED = frozenset({"ThrottlingException", "ThrottleException", "TooManyRequestsException"})
+# Today's words, and older ones.
+_NO_SUCH_PRINCIPAL = ("Principal not found", "Invalid repository policy provided")
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -54,6 +56,10 @@ class Throttled(Unavailable):
 
 class RepositoryNotFound(RegistryError):
     """The repository does not exist."""
+
+
+class PrincipalRefused(RegistryError):
+    """A policy names a principal that does not exist. ECR refuses all of it and does not say which."""
 
 
 class PolicyNotFound(RegistryError):
@@ -114,6 +120,7 @@ class Registry:
 
         Raises:
             RepositoryNotFound: there is no such repository.
+            PrincipalRefused: the policy names a principal that does not exist.
             RegistryError: ECR refused; Unavailable if it is worth another try, from a new read.
         """
         # To wait here would give others time to write what this write then overwrites.
@@ -150,10 +157,6 @@ def _translated(error: ClientError) -> RegistryError:
         return Throttled(said)
     if status >= _SERVER_ERROR:
         return Unavailable(said)
-    # ECR refuses a whole policy for one principal that does not exist, and names none.
-    if "Principal not found" in message or "Invalid repository policy provided" in message:
-        return RegistryError(
-            f"{said}. Probably a principal in the policy does not exist: one of WORKER_ROLE_ARNS (ECR may "
-            "take a minute to know a new role), or one in another statement (a deleted one shows as AROA...)"
-        )
+    if any(words in message for words in _NO_SUCH_PRINCIPAL):
+        return PrincipalRefused(said)
     return RegistryError(said)

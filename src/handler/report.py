@@ -2,9 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum, auto
 
 from aws_lambda_powertools import Logger
+
+from handler.foreign import Denial
 
 # Lambda filters lines by level only if their time is in this form.
 logger = Logger(service="ecr-allow-pull", use_rfc3339=True, location=None)
@@ -12,6 +14,10 @@ logger = Logger(service="ecr-allow-pull", use_rfc3339=True, location=None)
 # However many repositories there are, the answer and the error stay small enough to read.
 _MAX_DETAILS = 100
 _MAX_NAMED = 10
+
+_WHY_REFUSED = (
+    "it does not exist, or was made less than a minute ago. Create it, or take it out of WorkerRoleArns"
+)
 
 
 class Outcome(StrEnum):
@@ -25,39 +31,74 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-_BY_URGENCY = (
-    Outcome.FAILED,
-    Outcome.ATTACHED,
-    Outcome.WOULD_ATTACH,
-    Outcome.GONE,
-    Outcome.OUT_OF_SCOPE,
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One repository's check: its outcome, whom our statement gained or lost, and why it failed."""
+    """One repository's check.
+
+    Attributes:
+        repository: its name.
+        outcome: what became of the check.
+        added: whom our statement gained.
+        removed: whom our statement lost.
+        refused: the worker roles that it lacks, because ECR refuses them.
+        denied_by: the statements that deny worker roles a pull.
+        reason: why the check failed.
+    """
 
     repository: str
     outcome: Outcome
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    denied_by: tuple[Denial, ...] = ()
     reason: str = ""
 
     def details(self) -> dict[str, object]:
-        """Give what is known, without what is empty."""
+        """Give what is known, without what is empty. The refused roles are the whole report's."""
         known = {
             "repository": self.repository,
             "outcome": self.outcome.value,
             "added": list(self.added),
             "removed": list(self.removed),
+            "denied_by": [_details_of(denial) for denial in self.denied_by],
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
 
 
+def _details_of(denial: Denial) -> dict[str, object]:
+    details: dict[str, object] = {"statement": denial.statement, "roles": list(denial.roles)}
+    return details | {"conditional": True} if denial.conditional else details
+
+
+class _Urgency(IntEnum):
+    """In what order the answer lists results."""
+
+    FAILED = auto()
+    LACKS_A_REFUSED_ROLE = auto()
+    DENIED = auto()
+    CHANGED = auto()
+    NOT_CHECKED = auto()
+    UNCHANGED = auto()
+
+    @classmethod
+    def of(cls, result: Result) -> "_Urgency":
+        if result.refused:
+            return cls.LACKS_A_REFUSED_ROLE
+        if result.outcome is Outcome.FAILED:
+            return cls.FAILED
+        if result.denied_by:
+            return cls.DENIED
+        match result.outcome:
+            case Outcome.UNCHANGED:
+                return cls.UNCHANGED
+            case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
+                return cls.CHANGED
+        return cls.NOT_CHECKED
+
+
 class ChecksFailed(Exception):
-    """Some repositories of the invocation failed; all the others were done."""
+    """Some repositories do not carry the grant for every worker role; what could be done was done."""
 
 
 class Report:
@@ -77,43 +118,60 @@ class Report:
         self._handed_over = False
         self.unmatched: list[str] = []
         self._totals: Counter[Outcome] = Counter()
-        self._kept: dict[Outcome, list[Result]] = {outcome: [] for outcome in Outcome}
+        self._urgencies: Counter[_Urgency] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._denied = 0
+        self._kept: dict[_Urgency, list[Result]] = {urgency: [] for urgency in _Urgency}
 
     def add(self, result: Result) -> None:
-        """Count a result, and log it unless it says that nothing had to be done."""
+        """Count a result, and log it unless it says nothing new."""
+        urgency = _Urgency.of(result)
         self._totals[result.outcome] += 1
-        kept = self._kept[result.outcome]
-        if len(kept) < _MAX_DETAILS:
-            kept.append(result)
-        if result.outcome is Outcome.FAILED:
+        self._urgencies[urgency] += 1
+        if len(self._kept[urgency]) < _MAX_DETAILS:
+            self._kept[urgency].append(result)
+        for role in result.refused:
+            if role not in self._refused:
+                logger.error("role refused", extra={"role": role, "reason": _WHY_REFUSED})
+            self._refused[role] += 1
+        if result.denied_by:
+            self._denied += 1
+            logger.warning("pull denied", extra=result.details())
+        if urgency is _Urgency.FAILED:
             logger.error("check failed", extra=result.details())
-        elif result.outcome is not Outcome.UNCHANGED:
+        elif result.outcome not in (Outcome.UNCHANGED, Outcome.FAILED):
             logger.info("checked", extra=result.details())
 
     def answer(self) -> dict[str, object]:
         """Give the totals, and the details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
-        outcomes = _BY_URGENCY if checked > _MAX_DETAILS else (*_BY_URGENCY, Outcome.UNCHANGED)
-        listed = [result for outcome in outcomes for result in self._sorted(outcome)]
+        listed = [result for urgency in _Urgency for result in self._sorted(urgency)]
+        if checked > _MAX_DETAILS:
+            listed = [result for result in listed if _Urgency.of(result) is not _Urgency.UNCHANGED]
         answer: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
             "outcomes": {outcome.value: count for outcome, count in self._totals.items()},
             "repositories": [result.details() for result in listed[:_MAX_DETAILS]],
-            "truncated": checked - self._totals[Outcome.UNCHANGED] > _MAX_DETAILS,
+            "truncated": checked - self._urgencies[_Urgency.UNCHANGED] > _MAX_DETAILS,
         }
-        if self.unmatched:
-            answer["unmatched"] = self.unmatched
-        if self._handed_over:
-            answer["handed_over"] = True
-        if self._ignored:
-            answer["ignored"] = self._ignored
-        return answer
+        further = {
+            "refused_roles": [
+                {"role": role, "missing_in": count, "reason": _WHY_REFUSED}
+                for role, count in sorted(self._refused.items())
+            ],
+            "denied": self._denied,
+            "unmatched": self.unmatched,
+            "handed_over": self._handed_over,
+            "ignored": self._ignored,
+        }
+        return answer | {key: value for key, value in further.items() if value}
 
     @property
     def failed(self) -> int:
-        """How many repositories failed, in this and in earlier invocations of the sweep."""
-        return self._totals[Outcome.FAILED] + self._failed_before
+        """How many repositories lack the grant for a worker role, in this and earlier invocations."""
+        here = self._urgencies[_Urgency.FAILED] + self._urgencies[_Urgency.LACKS_A_REFUSED_ROLE]
+        return here + self._failed_before
 
     def log(self) -> dict[str, object]:
         """Log the totals and give the answer, be there failures or not."""
@@ -137,9 +195,12 @@ class Report:
         return answer
 
     def _failures(self, checked: object) -> str:
-        told = []
-        if count := self._totals[Outcome.FAILED]:
-            named = self._sorted(Outcome.FAILED)[:_MAX_NAMED]
+        told = [
+            f"ECR refused the worker role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
+            for role, count in sorted(self._refused.items())
+        ]
+        if count := self._urgencies[_Urgency.FAILED]:
+            named = self._sorted(_Urgency.FAILED)[:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
             told.append(f"{count} of {checked} repositories failed: {reasons}{more}")
@@ -147,5 +208,5 @@ class Report:
             told.append(f"{self._failed_before} failed in earlier invocations of the sweep, named in the log")
         return ". ".join(told)
 
-    def _sorted(self, outcome: Outcome) -> list[Result]:
-        return sorted(self._kept[outcome], key=lambda result: result.repository)
+    def _sorted(self, urgency: _Urgency) -> list[Result]:
+        return sorted(self._kept[urgency], key=lambda result: result.repository)

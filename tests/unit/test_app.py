@@ -228,17 +228,17 @@ class TestAnEventThatIsNotOurs:
         function = start()
         function.create("team/app")
 
-        with pytest.raises(ValueError, match=f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and"):
-            function.invoke(saved_event("created-by-api"), account="999999999999")
+        answer = function.invoke(saved_event("created-by-api"), account="999999999999")
 
+        assert f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and" in answer["error"]
         assert not function.calls
 
     def test_of_another_region_is_refused(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(region="eu-west-1")
 
-        with pytest.raises(ValueError, match=r"us-east-1, and .* region eu-west-1"):
-            function.invoke(saved_event("created-by-api"))
+        answer = function.invoke(saved_event("created-by-api"))
 
+        assert re.search(r"us-east-1, and .* region eu-west-1", answer["error"])
         assert not function.calls
 
     @pytest.mark.parametrize("event", [{}, [], None, {"repositories": ["team/app"], "dryrun": True}])
@@ -246,9 +246,9 @@ class TestAnEventThatIsNotOurs:
         function = start()
         function.create("team/app")
 
-        with pytest.raises(ValueError, match=r'payload should look like \{"repositories":'):
-            function.invoke(event)
+        answer = function.invoke(event)
 
+        assert 'payload should look like {"repositories":' in answer["error"]
         assert not function.calls
 
 
@@ -424,9 +424,15 @@ class TestAFailure:
 
         assert function.calls == {"GetRepositoryPolicy": 12}
 
-    def test_of_a_setting_stops_the_start(self, start: Start) -> None:
-        with pytest.raises(ValueError, match=r"^WORKER_ROLE_ARNS is '\*': "):
-            start(WORKER_ROLE_ARNS="*")
+    def test_of_a_setting_stops_everything_and_is_told_to_each_caller(
+        self, start: Start, saved_event: SavedEvent
+    ) -> None:
+        function = start(WORKER_ROLE_ARNS="*")
+
+        answer = function.invoke(saved_event("created-by-api"))
+
+        assert answer["error"].startswith("WORKER_ROLE_ARNS is '*': ")
+        assert not function.calls
 
 
 class TestTheLog:
