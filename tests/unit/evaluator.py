@@ -32,18 +32,19 @@ def decide(policy: Mapping[str, object] | None, principal: str, action: str, hol
 
 
 def _names(statement: Mapping[str, object], principal: str) -> bool:
+    root = f"arn:{principal.split(':')[1]}:iam::{principal.split(':')[4]}:root"
+    account = {principal.split(":")[4], root}
     if "NotPrincipal" in statement:
-        return not _matches_principal(statement["NotPrincipal"], principal)
-    return _matches_principal(statement.get("Principal"), principal)
+        # The exception needs both the principal and its account, which AWS weighs first.
+        excepted = _aws_principals(statement["NotPrincipal"])
+        return "*" not in excepted and not (principal in excepted and account & excepted)
+    return not _aws_principals(statement.get("Principal")).isdisjoint({"*", principal} | account)
 
 
-def _matches_principal(element: object, principal: str) -> bool:
+def _aws_principals(element: object) -> set[object]:
     if element == "*":
-        return True
-    named = _listed(element.get("AWS", [])) if isinstance(element, dict) else []
-    account = principal.split(":")[4]
-    partition = principal.split(":")[1]
-    return not {"*", principal, account, f"arn:{partition}:iam::{account}:root"}.isdisjoint(named)
+        return {"*"}
+    return set(_listed(element.get("AWS", []))) if isinstance(element, dict) else set()
 
 
 def _covers(statement: Mapping[str, object], action: str) -> bool:
