@@ -39,6 +39,16 @@ unit: dev ## run the tests that need no AWS
 e2e: dev sam emulator ## run the tests of the stack, deployed to an embedded AWS
 	$(BIN)/pytest tests/e2e
 
+.PHONY: mutants
+mutants: rigor ## break the code on purpose, everywhere, and see which tests do not notice (takes an hour)
+	rm -rf mutants && $(TOOLS)/rigor/bin/mutmut run
+	$(TOOLS)/rigor/bin/mutmut results
+
+.PHONY: fuzz
+fuzz: rigor ## send nonsense through both doors of the function for five minutes
+	@mkdir -p .fuzz && cp events/*.json .fuzz
+	PYTHONPATH=src $(TOOLS)/rigor/bin/python tests/fuzz.py .fuzz -max_total_time=300 -timeout=10 -max_len=12000
+
 .PHONY: format
 format: dev ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix
@@ -54,17 +64,18 @@ lock: $(UV) ## pin the dependencies anew after a change in pyproject.toml (UPGRA
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c src/requirements.txt -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group sam -o requirements/sam.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group emulator -o requirements/emulator.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group rigor -c requirements/dev.txt -o requirements/rigor.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group uv -o requirements/uv.txt
 
 .PHONY: clean
 clean: ## remove what the other verbs made
-	rm -rf $(TOOLS) .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests local -name __pycache__ -exec rm -rf {} +
 
 # Environments: one each, from its lock.
 
-.PHONY: dev sam emulator
-dev sam emulator: %: $(TOOLS)/%/.ready
+.PHONY: dev sam emulator rigor
+dev sam emulator rigor: %: $(TOOLS)/%/.ready
 
 $(TOOLS)/%/.ready: requirements/%.txt $(UV)
 	@echo "Setting up $(TOOLS)/$*"

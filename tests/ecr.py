@@ -178,7 +178,7 @@ class Ecr:
         """Give a repository's policy, in one form and order."""
         with self._lock:
             stored = self.policies[name]
-            return None if stored is None else in_one_form(self._shown(stored))
+            return None if stored is None else in_one_form(self.shown(stored))
 
     # What goes wrong, and when.
 
@@ -342,12 +342,13 @@ class Ecr:
             raise Refused("InvalidParameterException", self.says)
         return principal
 
-    def _shown(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def shown(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a stored policy with the names of the principals that exist; the others show as ids."""
         arns = {unique_id: arn for arn, unique_id in self.roles.items()}
         return _with_principals(stored, lambda principal: arns.get(principal, principal))
 
     def _given_back(self, stored: Mapping[str, Any]) -> Any:  # noqa: ANN401 - it is JSON
-        return self._shuffled(self._shown(stored))
+        return self._shuffled(self.shown(stored))
 
     def _shuffled(self, value: Any, key: str = "") -> Any:  # noqa: ANN401 - it is JSON
         """Turn keys and sets around; one item of a set comes back as a string, at times."""

@@ -40,11 +40,13 @@ def parse(text: str | None) -> Policy | None:
     if text is None or not text.strip():
         return None
     try:
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        document = json.loads(text, object_pairs_hook=_object)
+        # What could not be written back as it was read is not touched: half characters, NaN, 1e999, ...
+        _compact(document).encode()
     except InvalidPolicy:
         raise
     except (ValueError, RecursionError):
-        raise InvalidPolicy("the repository's policy cannot be read as JSON") from None
+        raise InvalidPolicy("the repository's policy cannot be read, or not written back, as JSON") from None
     if not isinstance(document, dict):
         raise InvalidPolicy("the repository's policy is not a JSON object")
     if unknown := document.keys() - _POLICY_ELEMENTS:
@@ -60,7 +62,7 @@ def render(policy: Policy) -> str:
     Raises:
         PolicyTooLong: the text would pass ECR's limit; gives both sizes, in characters.
     """
-    text = json.dumps(policy, ensure_ascii=False, separators=(",", ":"))
+    text = _compact(policy)
     if len(text) > MAX_CHARACTERS:
         raise PolicyTooLong(
             f"the policy with {SID} would have {len(text):,} characters and ECR allows {MAX_CHARACTERS:,}: "
@@ -198,8 +200,8 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return made
 
 
-def _no_constant(constant: str) -> None:
-    raise InvalidPolicy(f"the repository's policy holds {constant}, which is not JSON")
+def _compact(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _as_list(value: object) -> list[object]:

@@ -11,7 +11,7 @@ _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*
 
 _CLOUDTRAIL = ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail")
 # What each event says of itself when an image has arrived.
-_ARRIVALS: dict[object, Json] = {
+_ARRIVALS: dict[str, Json] = {
     "ECR Image Action": {"result": "SUCCESS", "action-type": "PUSH"},
     "ECR Pull Through Cache Action": {"sync-status": "SUCCESS"},
     "ECR Replication Action": {"result": "SUCCESS"},
@@ -58,7 +58,7 @@ def _from_eventbridge(event: Json, home: Home) -> Request:
 
 
 def _reader(event: Json, detail: Json) -> Callable[[Json, Json, Home], Request] | None:
-    kind = event["detail-type"]
+    kind = str(event["detail-type"])
     match event.get("source"):
         # CodeCommit and ECR Public also have a CreateRepository; its event differs in these sources only.
         case "aws.ecr" if kind in _CLOUDTRAIL and detail.get("eventSource") == "ecr.amazonaws.com":
@@ -86,7 +86,7 @@ def _from_policy_change(_: Json, detail: Json, home: Home) -> Request:
 
 
 def _from_arrival(event: Json, detail: Json, home: Home) -> Request:
-    if not _ARRIVALS[event["detail-type"]].items() <= detail.items():
+    if not _ARRIVALS[str(event["detail-type"])].items() <= detail.items():
         return Request(ignored="no image has arrived")
     return Request((_repository_name(_names_in_arrival(event, detail, home)),), may_be_new=True)
 

@@ -174,8 +174,8 @@ class TestParse:
     @pytest.mark.parametrize(
         ("text", "complaint"),
         [
-            ("not JSON", "cannot be read as JSON"),
-            ("[" * 100_000, "cannot be read as JSON"),
+            ("not JSON", "cannot be read, or not written back, as JSON"),
+            ("[" * 100_000, "cannot be read, or not written back, as JSON"),
             ("[]", "not a JSON object"),
             ("null", "not a JSON object"),
             ('{"Statement": "all"}', "Statement"),
@@ -185,7 +185,7 @@ class TestParse:
             ('{"version": "2012-10-17", "statement": []}', "unknown elements: statement, version"),
             ('{"Statement": [], "Statement": []}', "same key twice"),
             ('{"Statement": {"Condition": {"Bool": {"a": "1"}, "Bool": {"b": "1"}}}}', "same key twice"),
-            ('{"Statement": {"Condition": NaN}}', "NaN"),
+            ('{"Statement": {"Condition": NaN}}', "as JSON"),
         ],
     )
     def test_refuses_what_is_no_policy(self, text: str, complaint: str) -> None:
