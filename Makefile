@@ -54,6 +54,10 @@ format: dev ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: docs
+docs: dev ## write the pages that are made from the code
+	$(BIN)/python -m local.permissions
+
 .PHONY: build
 build: sam ## build the function for `sam deploy` and `sam local invoke`
 	$(SAM) build

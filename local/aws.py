@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
+    from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sts import STSClient
 
 PROJECT = Path(__file__).parent.parent
@@ -143,6 +144,10 @@ class LocalAws:
         """Make a client of EventBridge Scheduler."""
         return self._session().client("scheduler", endpoint_url=self.endpoint)
 
+    def sqs(self) -> SQSClient:
+        """Make a client of SQS."""
+        return self._session().client("sqs", endpoint_url=self.endpoint)
+
     def sts(self, credentials: Credentials) -> STSClient:
         """Make a client of STS."""
         return self._session(credentials).client("sts", endpoint_url=self.endpoint)
@@ -172,6 +177,7 @@ def local_aws() -> Iterator[LocalAws]:
             "BIND_HOST": "127.0.0.1",
             "CLOUDTRAIL_DELAY": str(CLOUDTRAIL_DELAY),
             "GATEWAY_PORT": str(port),
+            "LAMBDA_ASYNC_RETRY_BASE_SECONDS": "1",  # where AWS waits for a minute
             "LOG_LEVEL": "WARNING",
             "TMPDIR": name,
         }

@@ -6,6 +6,8 @@ What AWS does and ministack does not:
 - ECR tells EventBridge of each image that was pushed.
 - `registryId` names the registry of another account, and a call across accounts needs the leave of
   both sides: the caller's identity policy and the repository's policy.
+- Every call comes encrypted, as conditions on aws:SecureTransport see it.
+- CloudFormation knows saved queries (AWS::Logs::QueryDefinition): here they are taken and kept nowhere.
 - DescribeRepositories without names is authorised on all repositories, `repository/*`, not on `*`.
 """
 
@@ -21,10 +23,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ministack import app
-from ministack.core import iam_actions
+from ministack.core import iam_actions, iam_evaluator
 from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
 from ministack.services import ecr, eventbridge
+from ministack.services.cloudformation import provisioners
 
 type Headers = Mapping[str, str]
 type Query = Mapping[str, list[str]]
@@ -38,6 +41,7 @@ _serve_ecr = app.SERVICE_HANDLERS["ecr"]
 _resource_arn = iam_actions.extract_resource_arn
 _repository_policy = ecr.repository_policy_for_arn
 _put_events = eventbridge._put_events
+_condition_key = iam_evaluator._resolve_condition_key
 
 
 async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query: Query) -> Response:
@@ -151,6 +155,11 @@ def repository_policy(arn: str) -> tuple[str, str] | None:
         return policy
 
 
+def condition_key(key: str, context: iam_evaluator.EvalContext) -> object:
+    """Give a condition key's value as AWS would, to which all calls come encrypted."""
+    return "true" if key.lower() == "aws:securetransport" else _condition_key(key, context)
+
+
 def end_with_parent() -> None:
     """End when whoever started this process has ended, and so has closed its standard input."""
     sys.stdin.read()
@@ -164,5 +173,11 @@ if __name__ == "__main__":
     eventbridge._put_events = put_events
     iam_actions.extract_resource_arn = resource_arn
     ecr.repository_policy_for_arn = repository_policy
+    iam_evaluator._resolve_condition_key = condition_key
+    provisioners._RESOURCE_HANDLERS["AWS::Logs::QueryDefinition"] = {
+        "create": lambda logical_id, *_: (logical_id, {}),
+        "update": lambda physical_id, *_: (physical_id, {}),
+        "delete": lambda *_: None,
+    }
     threading.Thread(target=end_with_parent, daemon=True).start()
     app.main()

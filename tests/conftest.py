@@ -12,6 +12,8 @@ from local.aws import clean_environment
 _environment = clean_environment()
 os.environ.clear()
 os.environ.update(_environment)
+# As the template sets it to the stack's name.
+os.environ["POWERTOOLS_SERVICE_NAME"] = "ecr-allow-pull"
 
 EVENTS = Path(__file__).parent.parent / "events"
 

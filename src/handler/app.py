@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from handler.reconcile import reconcile
 from handler.registry import Registry
-from handler.report import logger
+from handler.report import logger, reject
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting, Settings
-from handler.triggers import Home, parse
+from handler.triggers import Home, event_id, parse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -38,11 +38,11 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
         HandOverFailed: there was no time to check all, and nobody to hand the rest to.
         ChecksFailed: a repository lacks the grant for a worker role; what could be done was done.
     """
+    logger.set_correlation_id(event_id(event) or context.aws_request_id)
     try:
         return _check(event, context)
     except (InvalidEvent, InvalidSetting) as error:
-        logger.error("refused", extra={"reason": str(error)})
-        return {"error": str(error)}
+        return reject(error)
 
 
 def _check(event: object, context: LambdaContext) -> dict[str, object]:

@@ -4,7 +4,7 @@ from handler import policy
 from handler.foreign import deleted_principals, denials, names_principals
 from handler.policy import Policy
 from handler.registry import PrincipalRefused, Registry, RegistryError
-from handler.report import Outcome, Result
+from handler.result import Outcome, Result
 from handler.settings import Settings
 
 

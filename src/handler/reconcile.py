@@ -10,8 +10,9 @@ from functools import partial
 from handler.check import Check
 from handler.policy import InvalidPolicy, PolicyTooLong
 from handler.registry import SIDE_BY_SIDE, Registry, RegistryError, RepositoryNotFound, Throttled, Unavailable
-from handler.report import Outcome, Report, Result, logger
+from handler.report import Report, logger
 from handler.request import Request, Resume
+from handler.result import Outcome, Result
 from handler.scope import is_glob, matches_any
 from handler.settings import Settings
 
@@ -84,7 +85,7 @@ class _Sweep:
         self.obstacle = ""
         self._reserve = min(_RESERVE, _RESERVE_SHARE * time_left())
         self.place = request.resume or Resume(unmatched=tuple(filter(is_glob, request.repositories)))
-        self.report = Report(dry_run=self._dry_run, ignored=request.ignored, failed_before=self.place.failed)
+        self.report = Report(request, dry_run=self._dry_run)
 
     def run(self) -> Request | None:
         """Check until all is done or the time is up; give what is left."""

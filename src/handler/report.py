@@ -1,15 +1,16 @@
 """The report: what one invocation did, as it is logged and answered."""
 
 from collections import Counter
-from dataclasses import dataclass
-from enum import IntEnum, StrEnum, auto
+from datetime import UTC, datetime
 
 from aws_lambda_powertools import Logger
 
-from handler.foreign import Denial
+from handler import metrics
+from handler.request import Request
+from handler.result import Outcome, Result, Urgency
 
 # Lambda filters lines by level only if their time is in this form.
-logger = Logger(service="ecr-allow-pull", use_rfc3339=True, location=None)
+logger = Logger(use_rfc3339=True, location=None)
 
 # However many repositories there are, the answer and the error stay small enough to read.
 _MAX_DETAILS = 100
@@ -20,112 +21,37 @@ _WHY_REFUSED = (
 )
 
 
-class Outcome(StrEnum):
-    """What became of one check."""
-
-    ATTACHED = "attached"
-    UNCHANGED = "unchanged"
-    WOULD_ATTACH = "would_attach"
-    OUT_OF_SCOPE = "out_of_scope"
-    GONE = "gone"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One repository's check.
-
-    Attributes:
-        repository: its name.
-        outcome: what became of the check.
-        added: whom our statement gained.
-        removed: whom our statement lost.
-        refused: the worker roles that it lacks, because ECR refuses them.
-        denied_by: the statements that deny worker roles a pull.
-        reason: why the check failed.
-    """
-
-    repository: str
-    outcome: Outcome
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-    denied_by: tuple[Denial, ...] = ()
-    reason: str = ""
-
-    def details(self) -> dict[str, object]:
-        """Give what is known, without what is empty. The refused roles are the whole report's."""
-        known = {
-            "repository": self.repository,
-            "outcome": self.outcome.value,
-            "added": list(self.added),
-            "removed": list(self.removed),
-            "denied_by": [_details_of(denial) for denial in self.denied_by],
-            "reason": self.reason,
-        }
-        return {key: value for key, value in known.items() if value}
-
-
-def _details_of(denial: Denial) -> dict[str, object]:
-    details: dict[str, object] = {"statement": denial.statement, "roles": list(denial.roles)}
-    return details | {"conditional": True} if denial.conditional else details
-
-
-class _Urgency(IntEnum):
-    """In what order the answer lists results."""
-
-    FAILED = auto()
-    LACKS_A_REFUSED_ROLE = auto()
-    DENIED = auto()
-    CHANGED = auto()
-    NOT_CHECKED = auto()
-    UNCHANGED = auto()
-
-    @classmethod
-    def of(cls, result: Result) -> "_Urgency":
-        if result.refused:
-            return cls.LACKS_A_REFUSED_ROLE
-        if result.outcome is Outcome.FAILED:
-            return cls.FAILED
-        if result.denied_by:
-            return cls.DENIED
-        match result.outcome:
-            case Outcome.UNCHANGED:
-                return cls.UNCHANGED
-            case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
-                return cls.CHANGED
-        return cls.NOT_CHECKED
-
-
 class ChecksFailed(Exception):
     """Some repositories do not carry the grant for every worker role; what could be done was done."""
+
+
+def reject(error: Exception) -> dict[str, object]:
+    """Log and count what is wrong with the caller's event or the settings, and give it as the answer."""
+    logger.error("rejected", extra={"reason": str(error)})
+    metrics.emit({"Rejected": 1}, {})
+    return {"error": str(error)}
 
 
 class Report:
     """The results of one invocation: totals of all, details of some."""
 
-    def __init__(self, *, dry_run: bool, ignored: str = "", failed_before: int = 0) -> None:
-        """Begin a report.
-
-        Args:
-            dry_run: nothing is written.
-            ignored: why the event asks for no check, if it asks for none.
-            failed_before: how many repositories failed in earlier invocations of the same sweep.
-        """
+    def __init__(self, request: Request, *, dry_run: bool) -> None:
+        """Begin the report on a request; in a `dry_run` nothing is written."""
+        self._request = request
         self._dry_run = dry_run
-        self._ignored = ignored
-        self._failed_before = failed_before
+        self._failed_before = request.resume.failed if request.resume else 0
+        self._seconds_to_pullable: dict[str, float] = {}
         self._handed_over = False
         self.unmatched: list[str] = []
         self._totals: Counter[Outcome] = Counter()
-        self._urgencies: Counter[_Urgency] = Counter()
+        self._urgencies: Counter[Urgency] = Counter()
         self._refused: Counter[str] = Counter()
         self._denied = 0
-        self._kept: dict[_Urgency, list[Result]] = {urgency: [] for urgency in _Urgency}
+        self._kept: dict[Urgency, list[Result]] = {urgency: [] for urgency in Urgency}
 
     def add(self, result: Result) -> None:
         """Count a result, and log it unless it says nothing new."""
-        urgency = _Urgency.of(result)
+        urgency = Urgency.of(result)
         self._totals[result.outcome] += 1
         self._urgencies[urgency] += 1
         if len(self._kept[urgency]) < _MAX_DETAILS:
@@ -137,23 +63,27 @@ class Report:
         if result.denied_by:
             self._denied += 1
             logger.warning("pull denied", extra=result.details())
-        if urgency is _Urgency.FAILED:
+        if urgency is Urgency.FAILED:
             logger.error("check failed", extra=result.details())
         elif result.outcome not in (Outcome.UNCHANGED, Outcome.FAILED):
-            logger.info("checked", extra=result.details())
+            healed = self._request.healing and result.outcome is Outcome.ATTACHED
+            logger.info("healed" if healed else "checked", extra=result.details())
+        if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
+            since = datetime.now(UTC) - self._request.created_at
+            self._seconds_to_pullable["SecondsToPullable"] = max(since.total_seconds(), 0)
 
     def answer(self) -> dict[str, object]:
         """Give the totals, and the details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
-        listed = [result for urgency in _Urgency for result in self._sorted(urgency)]
+        listed = [result for urgency in Urgency for result in self._sorted(urgency)]
         if checked > _MAX_DETAILS:
-            listed = [result for result in listed if _Urgency.of(result) is not _Urgency.UNCHANGED]
+            listed = [result for result in listed if Urgency.of(result) is not Urgency.UNCHANGED]
         answer: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
             "outcomes": {outcome.value: count for outcome, count in self._totals.items()},
             "repositories": [result.details() for result in listed[:_MAX_DETAILS]],
-            "truncated": checked - self._urgencies[_Urgency.UNCHANGED] > _MAX_DETAILS,
+            "truncated": checked - self._urgencies[Urgency.UNCHANGED] > _MAX_DETAILS,
         }
         further = {
             "refused_roles": [
@@ -163,19 +93,32 @@ class Report:
             "denied": self._denied,
             "unmatched": self.unmatched,
             "handed_over": self._handed_over,
-            "ignored": self._ignored,
+            "ignored": self._request.ignored,
         }
         return answer | {key: value for key, value in further.items() if value}
 
     @property
     def failed(self) -> int:
         """How many repositories lack the grant for a worker role, in this and earlier invocations."""
-        here = self._urgencies[_Urgency.FAILED] + self._urgencies[_Urgency.LACKS_A_REFUSED_ROLE]
-        return here + self._failed_before
+        return self._failed_here + self._failed_before
+
+    @property
+    def _failed_here(self) -> int:
+        return self._urgencies[Urgency.FAILED] + self._urgencies[Urgency.LACKS_A_REFUSED_ROLE]
 
     def log(self) -> dict[str, object]:
-        """Log the totals and give the answer, be there failures or not."""
+        """Log and measure the totals and give the answer, be there failures or not."""
         answer = self.answer()
+        attached = self._totals[Outcome.ATTACHED]
+        counts = {
+            "Attached": attached,
+            "Unchanged": self._totals[Outcome.UNCHANGED],
+            "Healed": attached if self._request.healing else 0,
+            "Failed": self._failed_here,
+            "RolesRefused": len(self._refused),
+            "PullsDenied": self._denied,
+        }
+        metrics.emit(counts, self._seconds_to_pullable)
         logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
         return answer
 
@@ -199,8 +142,8 @@ class Report:
             f"ECR refused the worker role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
             for role, count in sorted(self._refused.items())
         ]
-        if count := self._urgencies[_Urgency.FAILED]:
-            named = self._sorted(_Urgency.FAILED)[:_MAX_NAMED]
+        if count := self._urgencies[Urgency.FAILED]:
+            named = self._sorted(Urgency.FAILED)[:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
             told.append(f"{count} of {checked} repositories failed: {reasons}{more}")
@@ -208,5 +151,5 @@ class Report:
             told.append(f"{self._failed_before} failed in earlier invocations of the sweep, named in the log")
         return ". ".join(told)
 
-    def _sorted(self, urgency: _Urgency) -> list[Result]:
+    def _sorted(self, urgency: Urgency) -> list[Result]:
         return sorted(self._kept[urgency], key=lambda result: result.repository)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from handler.scope import InvalidPattern, validate_pattern
 
@@ -36,12 +37,21 @@ class Resume:
 class Request:
     """The repositories to check, by name or glob; or none, and why the event was ignored.
 
-    `may_be_new` says that ECR may not know them everywhere yet.
+    Attributes:
+        repositories: their names, or globs.
+        dry_run: nothing is to be written.
+        may_be_new: ECR may not know them everywhere yet.
+        created_at: when the repository was made, if that is what happened.
+        healing: somebody changed the policy, so that a grant which is missing was undone.
+        resume: where a sweep goes on.
+        ignored: why the event asks for nothing, if it does.
     """
 
     repositories: tuple[str, ...] = ()
     dry_run: bool = False
     may_be_new: bool = False
+    created_at: datetime | None = None
+    healing: bool = False
     resume: Resume | None = None
     ignored: str = ""
 

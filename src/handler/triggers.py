@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from handler.request import InvalidEvent, Json, Request, from_payload
 from handler.scope import is_repository_name
 
 _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
 
+_EVENT_ID = re.compile(r"[0-9a-fA-F-]{1,64}")
 _CLOUDTRAIL = ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail")
 # What each event says of itself when an image has arrived.
 _ARRIVALS: dict[str, Json] = {
@@ -41,6 +43,12 @@ def parse(event: object, home: Home) -> Request:
     return from_payload(event)
 
 
+def event_id(event: object) -> str:
+    """Give the id of an EventBridge event, or nothing for a payload."""
+    told = event.get("id") if isinstance(event, dict) and "detail-type" in event else None
+    return told if isinstance(told, str) and _EVENT_ID.fullmatch(told) else ""
+
+
 def _from_eventbridge(event: Json, home: Home) -> Request:
     detail = event.get("detail")
     if not isinstance(detail, dict):
@@ -70,10 +78,11 @@ def _reader(event: Json, detail: Json) -> Callable[[Json, Json, Home], Request] 
     return None
 
 
-def _from_creation(_: Json, detail: Json, home: Home) -> Request:
+def _from_creation(event: Json, detail: Json, home: Home) -> Request:
     if "errorCode" in detail:
         return Request(ignored="the call failed and created nothing")
-    return Request((_repository_name(_names_in_record(detail, home)),), may_be_new=True)
+    name = _repository_name(_names_in_record(detail, home))
+    return Request((name,), may_be_new=True, created_at=_time(event.get("time")))
 
 
 def _from_policy_change(_: Json, detail: Json, home: Home) -> Request:
@@ -82,7 +91,7 @@ def _from_policy_change(_: Json, detail: Json, home: Home) -> Request:
     # Its rule lets these not through either. But a write that led to a write would never end.
     if _object(detail.get("userIdentity")).get("arn") == home.identity:
         return Request(ignored="the function's own write")
-    return Request((_repository_name(_names_in_record(detail, home)),))
+    return Request((_repository_name(_names_in_record(detail, home)),), healing=True)
 
 
 def _from_arrival(event: Json, detail: Json, home: Home) -> Request:
@@ -143,6 +152,14 @@ def _names_in_arn(arn: object, home: Home) -> Iterator[str]:
     match = _REPOSITORY_ARN.fullmatch(arn) if isinstance(arn, str) else None
     if match and (match["account"], match["region"]) == (home.account, home.region):
         yield match["name"]
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        told = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return told if told and told.tzinfo else None
 
 
 def _object(value: object) -> Json:

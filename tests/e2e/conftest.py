@@ -73,8 +73,11 @@ class Stack:
 
     def reports(self) -> list[dict[str, Any]]:
         """Give what each invocation logged at its end."""
-        lines = (json.loads(line) for line in self.aws.log().splitlines() if line.startswith("{"))
-        return [line for line in lines if line["message"] == "report"]
+        return [line for line in self.lines() if line.get("message") == "report"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Give what the function logged."""
+        return [json.loads(line) for line in self.aws.log().splitlines() if line.startswith("{")]
 
     def rules(self) -> dict[str, str]:
         """Give the name of each of the stack's rules, by its name in the template."""

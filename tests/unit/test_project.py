@@ -21,8 +21,8 @@ EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if pat
 ROOMS = {
     "app": {"handover", "reconcile", "registry", "report", "request", "settings", "triggers"},
     "handover": {"request"},
-    "reconcile": {"check", "policy", "registry", "report", "request", "scope", "settings"},
-    "check": {"foreign", "policy", "registry", "report", "settings"},
+    "reconcile": {"check", "policy", "registry", "report", "request", "result", "scope", "settings"},
+    "check": {"foreign", "policy", "registry", "result", "settings"},
     "settings": {"scope"},
     "triggers": {"request", "scope"},
     "request": {"scope"},
@@ -30,7 +30,9 @@ ROOMS = {
     "policy": set(),
     "registry": {"pace"},
     "pace": set(),
-    "report": {"foreign"},
+    "metrics": set(),
+    "report": {"metrics", "request", "result"},
+    "result": {"foreign"},
     "scope": set(),
     "__init__": set(),
 }
@@ -38,6 +40,7 @@ OUTSIDE = {
     "app": {"aws_lambda_powertools"},
     "handover": {"boto3", "botocore"},
     "registry": {"boto3", "botocore", "mypy_boto3_ecr"},
+    "metrics": {"aws_lambda_powertools"},
     "report": {"aws_lambda_powertools"},
 }
 

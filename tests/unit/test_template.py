@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.settings import Settings
+from local import permissions
 
-TEMPLATE = Path(__file__).parent.parent.parent / "template.yaml"
+PROJECT = Path(__file__).parent.parent.parent
+HANDLER = PROJECT / "src/handler"
+TEMPLATE = PROJECT / "template.yaml"
 
 type Resource = dict[str, Any]
 
@@ -39,30 +43,23 @@ def resources() -> dict[str, Resource]:
     return found
 
 
+def rules_in(resources: dict[str, Resource]) -> set[str]:
+    return {name for name, resource in resources.items() if resource["Type"] == "AWS::Events::Rule"}
+
+
 def of_type(resources: dict[str, Resource], kind: str) -> list[Resource]:
     return [resource["Properties"] for resource in resources.values() if resource["Type"] == kind]
 
 
-def test_the_role_may_do_what_the_function_does_and_nothing_else(resources: dict[str, Resource]) -> None:
+def test_the_docs_list_every_permission_with_its_reason() -> None:
+    assert (PROJECT / "docs/permissions.md").read_text() == permissions.page(), "run `make docs`"
+
+
+def test_the_functions_role_is_assumed_by_lambda_alone_and_takes_no_policy_of_others(
+    resources: dict[str, Resource],
+) -> None:
     role = resources["Role"]["Properties"]
 
-    repositories = {"Fn::Sub": "arn:${AWS::Partition}:ecr:${AWS::Region}:${AWS::AccountId}:repository/*"}
-    assert [policy["PolicyDocument"]["Statement"] for policy in role["Policies"]] == [
-        [
-            {
-                "Effect": "Allow",
-                "Action": ["ecr:DescribeRepositories", "ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy"],
-                "Resource": repositories,
-            }
-        ],
-        [
-            {
-                "Effect": "Allow",
-                "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-                "Resource": {"Fn::GetAtt": ["LogGroup", "Arn"]},
-            }
-        ],
-    ]
     assert "ManagedPolicyArns" not in role
     assert role["AssumeRolePolicyDocument"]["Statement"] == [
         {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
@@ -70,26 +67,120 @@ def test_the_role_may_do_what_the_function_does_and_nothing_else(resources: dict
 
 
 def test_only_the_rules_of_the_stack_may_invoke_the_function(resources: dict[str, Resource]) -> None:
-    rules = {name for name, resource in resources.items() if resource["Type"] == "AWS::Events::Rule"}
-
     permissions = of_type(resources, "AWS::Lambda::Permission")
-    invoke = {
-        "Effect": "Allow",
-        "Action": "lambda:InvokeFunction",
-        "Resource": {"Fn::GetAtt": ["Function", "Arn"]},
+
+    assert {permission["SourceArn"]["Fn::GetAtt"][0] for permission in permissions} == rules_in(resources)
+    assert {permission["Principal"] for permission in permissions} == {"events.amazonaws.com"}
+
+
+def test_what_is_not_delivered_or_fails_is_kept_in_one_encrypted_queue(
+    resources: dict[str, Resource],
+) -> None:
+    queue = {"Fn::GetAtt": ["Failures", "Arn"]}
+    (failures,) = of_type(resources, "AWS::SQS::Queue")
+    (invocations,) = of_type(resources, "AWS::Lambda::EventInvokeConfig")
+    (schedule,) = of_type(resources, "AWS::Scheduler::Schedule")
+    (policy,) = of_type(resources, "AWS::SQS::QueuePolicy")
+    allow, deny = policy["PolicyDocument"]["Statement"]
+
+    assert failures == {"MessageRetentionPeriod": 14 * 24 * 3600, "SqsManagedSseEnabled": True}
+    assert invocations["MaximumRetryAttempts"] == 2
+    assert invocations["DestinationConfig"]["OnFailure"]["Destination"] == queue
+    assert schedule["Target"]["DeadLetterConfig"]["Arn"] == queue
+    for rule in rules_in(resources):
+        for target in resources[rule]["Properties"]["Targets"]:
+            assert target["DeadLetterConfig"]["Arn"] == queue
+    named = json.dumps(allow["Condition"]["ArnEquals"]["aws:SourceArn"])
+    assert {rule for rule in rules_in(resources) if f'"{rule}"' in named} == rules_in(resources)
+    assert (deny["Effect"], deny["Principal"]) == ("Deny", "*")
+
+
+def test_every_role_has_the_boundary_that_is_asked_for(resources: dict[str, Resource]) -> None:
+    boundary = {"Fn::If": ["HasBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]}
+
+    roles = of_type(resources, "AWS::IAM::Role")
+
+    assert len(roles) == 2
+    assert all(role["PermissionsBoundary"] == boundary for role in roles)
+
+
+def test_every_alarm_says_what_to_do_and_somebody_hears_of_it(resources: dict[str, Resource]) -> None:
+    alarms = {
+        name: each["Properties"] for name, each in resources.items() if each["Type"].endswith("::Alarm")
+    }
+    runbook = (PROJECT / "docs/operations.md").read_text()
+
+    assert len(alarms) == 7
+    for name, alarm in alarms.items():
+        assert f"`{name}`" in runbook
+        assert len(alarm["AlarmDescription"]) > 100
+        assert alarm["AlarmActions"] == {
+            "Fn::If": ["SendsMail", [{"Ref": "Alarms"}], {"Ref": "AWS::NoValue"}]
+        }
+        assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_alarms_and_dashboard_look_at_metrics_that_the_function_writes(
+    resources: dict[str, Resource],
+) -> None:
+    written = set(
+        re.findall(r'"([A-Z][A-Za-z]+)":', "".join(path.read_text() for path in HANDLER.glob("re*.py")))
+    )
+    (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard")
+    shown = json.loads(dashboard["DashboardBody"]["Fn::Sub"])
+    lines = [line for widget in shown["widgets"] for line in widget["properties"].get("metrics", [])]
+
+    looked_at = {line[1] for line in lines if line[0] == "EcrAllowPull"}
+    alarmed = {
+        alarm["MetricName"]
+        for alarm in of_type(resources, "AWS::CloudWatch::Alarm")
+        if alarm["Namespace"] == "EcrAllowPull"
     }
 
-    assert resources["HandOver"]["Properties"]["PolicyDocument"]["Statement"] == [invoke]
-    assert resources["ScheduleRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"] == [
-        invoke,
-        {
-            "Effect": "Allow",
-            "Action": "sqs:SendMessage",
-            "Resource": {"Fn::GetAtt": ["UndeliveredSweeps", "Arn"]},
-        },
-    ]
-    assert {permission["SourceArn"]["Fn::GetAtt"][0] for permission in permissions} == rules
-    assert {permission["Principal"] for permission in permissions} == {"events.amazonaws.com"}
+    assert alarmed < looked_at
+    assert looked_at | {"SecondsToPullable"} <= written | {"SecondsToPullable"}
+
+
+ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "right", "wrong"),
+    [
+        ("WorkerRoleArns", ROLE, "*"),
+        ("WorkerRoleArns", f"{ROLE}, arn:aws-us-gov:iam::222222222222:role/path/name", f"{ROLE};{ROLE}"),
+        ("WorkerRoleArns", f"{ROLE},", "arn:aws:sts::222222222222:assumed-role/name/i-1"),
+        ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:instance-profile/name"),
+        ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:role/*"),
+        ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:root"),
+        ("AlarmEmail", "rota@example.com", "rota"),
+        ("AlarmEmail", "none", ""),
+        ("MaxConcurrency", "5", "0"),
+        ("PermissionsBoundaryArn", "arn:aws:iam::111122223333:policy/boundary", "boundary"),
+    ],
+)
+def test_a_wrong_parameter_is_caught_when_it_is_deployed(
+    source: dict[str, Any], parameter: str, right: str, wrong: str
+) -> None:
+    pattern = source["Parameters"][parameter]["AllowedPattern"]
+
+    assert re.fullmatch(pattern, right)
+    assert not re.fullmatch(pattern, wrong)
+
+
+def test_parameters_are_grouped_and_named_for_the_console(source: dict[str, Any]) -> None:
+    interface = source["Metadata"]["AWS::CloudFormation::Interface"]
+    grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
+
+    assert sorted(grouped) == sorted(source["Parameters"])
+    assert interface["ParameterLabels"].keys() == source["Parameters"].keys()
+
+
+def test_the_version_is_the_same_everywhere(source: dict[str, Any]) -> None:
+    version = source["Metadata"]["AWS::ServerlessRepo::Application"]["SemanticVersion"]
+
+    assert tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"] == version
+    assert f"## {version}" in (PROJECT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +188,7 @@ def test_only_the_rules_of_the_stack_may_invoke_the_function(resources: dict[str
     [
         ("CheckOnPush", "ChecksOnPush", {"ImageArrived", "ImageArrivedPermission"}),
         ("SweepOnDeploy", "SweepsOnDeploy", {"Deployed", "DeployedPermission"}),
-        ("SweepSchedule", "SweepsOnSchedule", {"Schedule", "ScheduleRole", "UndeliveredSweeps"}),
+        ("SweepSchedule", "SweepsOnSchedule", {"Schedule", "ScheduleRole"}),
     ],
 )
 def test_what_is_switched_off_is_not_there(
@@ -157,6 +248,8 @@ def test_every_setting_of_the_function_is_a_parameter_whose_default_it_starts_wi
     (function,) = of_type(resources, "AWS::Lambda::Function")
     variables = dict(function["Environment"]["Variables"])
     role_name = variables.pop("ROLE_NAME")
+    assert variables.pop("POWERTOOLS_SERVICE_NAME") == {"Ref": "AWS::StackName"}
+    assert variables.pop("POWERTOOLS_LOG_LEVEL") == {"Ref": "LogLevel"}
 
     defaults = {
         variable: source["Parameters"][reference["Ref"]].get("Default", "arn:aws:iam::222222222222:role/r")

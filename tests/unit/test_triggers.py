@@ -1,6 +1,7 @@
 """Any event -> the repositories that it asks to check."""
 
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 
@@ -45,7 +46,14 @@ class TestCreationEvents:
     def test_ask_for_the_new_repository(
         self, saved_event: Callable[[str], Event], event: str, repository: str
     ) -> None:
-        assert parsed(saved_event(event)) == Request((repository,), may_be_new=True)
+        made_at = datetime.fromisoformat("2026-01-15T10:00:01Z")
+        assert parsed(saved_event(event)) == Request((repository,), may_be_new=True, created_at=made_at)
+
+    @pytest.mark.parametrize("time", [None, 7, "yesterday", "2026-01-15T10:00:01"])
+    def test_are_understood_without_their_time(self, time: object) -> None:
+        detail: Detail = {"requestParameters": {"repositoryName": "team/app"}}
+
+        assert parsed(creation(detail, time=time)) == Request(("team/app",), may_be_new=True)
 
     def test_are_ignored_if_the_call_failed(self, saved_event: Callable[[str], Event]) -> None:
         request = parsed(saved_event("creation-failed"))
@@ -141,7 +149,7 @@ class TestCreationEvents:
 class TestPolicyChanges:
     @pytest.mark.parametrize("event", ["policy-set", "policy-deleted"])
     def test_ask_for_the_repository(self, saved_event: Callable[[str], Event], event: str) -> None:
-        assert parsed(saved_event(event)) == Request(("team/app",))
+        assert parsed(saved_event(event)) == Request(("team/app",), healing=True)
 
     @pytest.mark.parametrize("identity", [{}, {"arn": f"{OURSELVES}2"}, {"invokedBy": "x"}, None, "text"])
     def test_of_anybody_else_are_acted_on(self, identity: object) -> None:
