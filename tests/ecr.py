@@ -104,6 +104,7 @@ class Ecr:
         latency: seconds that each call takes.
         refuses_ids: whether a policy that holds the id of a deleted principal is refused. Nobody
             knows of the real ECR.
+        closed_accounts: the ids of accounts that exist no more.
         says: how it words that a principal does not exist.
         forbids: the operations for which the caller has no permission.
         buckets: what throttles the calls of an operation.
@@ -116,6 +117,7 @@ class Ecr:
 
     latency: float = 0.0
     refuses_ids: bool = True
+    closed_accounts: set[str] = field(default_factory=set)
     says: str = _PRINCIPAL_NOT_FOUND
     forbids: set[str] = field(default_factory=set)
     buckets: dict[str, TokenBucket] = field(default_factory=dict)
@@ -332,6 +334,8 @@ class Ecr:
         self.policies[name] = _with_principals(policy, self._stored_principal)
 
     def _stored_principal(self, principal: str) -> str:
+        if not self.closed_accounts.isdisjoint(re.findall(r"\d{12}", principal)):
+            raise Refused("InvalidParameterException", self.says)
         if _ACCOUNT_ID.fullmatch(principal):
             return f"arn:aws:iam::{principal}:root"
         if _ROLE_OR_USER.fullmatch(principal):

@@ -6,7 +6,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
-    from handler.check import Check
+    from handler.check import Check, Roles
     from handler.policy import InvalidPolicy, PolicyTooLong, foreign, granted, parse
     from handler.request import InvalidEvent
     from handler.settings import Settings
@@ -45,7 +45,7 @@ def check_a_policy(text: str) -> None:
     registry = OnePolicy(text)
     try:
         for _ in range(2):
-            Check("app", SETTINGS, registry, set(), dry_run=False).attempt()  # type: ignore[arg-type]
+            Check("app", SETTINGS, registry, Roles(), dry_run=False).attempt()  # type: ignore[arg-type]
     except (InvalidPolicy, PolicyTooLong):
         assert not registry.writes
     assert registry.writes <= 1

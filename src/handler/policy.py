@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import cast
 
 type Statement = dict[str, object]
@@ -40,7 +41,7 @@ def parse(text: str | None) -> Policy | None:
     if text is None or not text.strip():
         return None
     try:
-        document = json.loads(text, object_pairs_hook=_object)
+        document = json.loads(text, object_pairs_hook=_object, parse_float=_exact)
         # What could not be written back as it was read is not touched: half characters, NaN, 1e999, ...
         _compact(document).encode()
     except InvalidPolicy:
@@ -198,6 +199,13 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(made) < len(pairs):
         raise InvalidPolicy("the repository's policy has an object with the same key twice")
     return made
+
+
+def _exact(text: str) -> float:
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        raise InvalidPolicy(f"the repository's policy holds {text}, which cannot be written back as it is")
+    return number
 
 
 def _compact(document: object) -> str:

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import replace
 from functools import partial
 
-from handler.check import Check
+from handler.check import Check, Roles
 from handler.policy import InvalidPolicy, PolicyTooLong
 from handler.registry import SIDE_BY_SIDE, Registry, RegistryError, RepositoryNotFound, Throttled, Unavailable
 from handler.report import Report, logger
@@ -65,9 +65,10 @@ def reconcile(
         sweep.report.log()  # what was done before is done
         raise
     if rest == replace(request, resume=begun_at):
+        sweep.report.log()
         raise OutOfTime(
-            "the function's time ended before the check of a single repository did: "
-            + (sweep.obstacle or "raise its time limit")
+            f"the function's time ended before a single check did, with {', '.join(rest.repositories[:10])} "
+            f"(of {len(rest.repositories)}) left: {sweep.obstacle or 'raise its time limit'}"
         )
     return sweep.report, rest
 
@@ -81,7 +82,7 @@ class _Sweep:
         self._registry = registry
         self._dry_run = request.dry_run or settings.plan
         self._time_left = time_left
-        self._refused: set[str] = set()
+        self._roles = Roles()
         self.obstacle = ""
         self._reserve = min(_RESERVE, _RESERVE_SHARE * time_left())
         self.place = request.resume or Resume(unmatched=tuple(filter(is_glob, request.repositories)))
@@ -141,16 +142,18 @@ class _Sweep:
     def _check(self, name: str) -> Result:
         if name not in self._settings.scope:
             return Result(name, Outcome.OUT_OF_SCOPE)
-        check = Check(name, self._settings, self._registry, self._refused, dry_run=self._dry_run)
+        check = Check(name, self._settings, self._registry, self._roles, dry_run=self._dry_run)
         passing = (Unavailable, RepositoryNotFound) if self._request.may_be_new else (Unavailable,)
         try:
             return self._patiently(check.attempt, passing)
         except _TimeIsUp:
+            if done := check.failed("").added:
+                logger.warning("unfinished", extra={"repository": name, "added": list(done)})
             raise
         except RepositoryNotFound:
             return Result(name, Outcome.GONE)
         except (RegistryError, InvalidPolicy, PolicyTooLong) as error:
-            return Result(name, Outcome.FAILED, reason=str(error))
+            return check.failed(str(error))
         except Exception as error:  # noqa: BLE001 - one repository stops no other, not even by a fault of ours
             logger.exception("check broke", extra={"repository": name})
             return Result(name, Outcome.FAILED, reason=f"unexpected {type(error).__name__}: {error}")

@@ -99,8 +99,10 @@ class Registry:
             response = self._call(self._client.describe_repositories, maxResults=_PAGE_SIZE)
         else:
             response = self._call(self._client.describe_repositories, maxResults=_PAGE_SIZE, nextToken=token)
-        names = [repository["repositoryName"] for repository in response["repositories"]]
-        return names, response.get("nextToken")
+        try:
+            return [each["repositoryName"] for each in response["repositories"]], response.get("nextToken")
+        except KeyError as error:
+            raise Unavailable(f"ECR answered DescribeRepositories without {error}") from None
 
     def policy_text(self, name: str) -> str | None:
         """Read a repository's policy, or None if it has none.
@@ -114,6 +116,8 @@ class Registry:
             return self._call(self._client.get_repository_policy, repositoryName=name)["policyText"]
         except PolicyNotFound:
             return None
+        except KeyError as error:
+            raise Unavailable(f"ECR answered GetRepositoryPolicy without {error}") from None
 
     def set_policy_text(self, name: str, text: str) -> None:
         """Replace a repository's policy, whatever it is by now: ECR has no conditional write.

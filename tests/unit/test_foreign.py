@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 
-from handler.foreign import deleted_principals, denials, names_principals
+from handler.foreign import deleted_principals, denials, names_nobody_who_may_be_gone
 from handler.policy import PULL_ACTIONS, Policy, foreign
 from tests.unit.evaluator import Decision, decide
 from tests.unit.test_policy_promises import policies
@@ -144,8 +144,16 @@ def test_ids_of_deleted_principals_are_told_with_their_statement_but_not_those_i
 
 
 @pytest.mark.parametrize(
-    ("principal", "names"),
-    [("*", False), ({"Service": "lambda.amazonaws.com"}, False), ({"AWS": ["*", ROOT]}, True)],
+    ("principal", "safe"),
+    [
+        ("*", True),
+        ({"Service": "lambda.amazonaws.com"}, True),
+        ({"AWS": ["*", ROLE, "arn:aws:iam::222222222222:user/path/name"]}, True),
+        ({"AWS": [ROLE, ROOT]}, False),
+        ({"AWS": ACCOUNT}, False),
+        ({"AWS": GONE}, False),
+        ({"Federated": "arn:aws:iam::222222222222:saml-provider/x"}, False),
+    ],
 )
-def test_only_accounts_roles_and_users_can_have_been_deleted(principal: object, names: bool) -> None:  # noqa: FBT001
-    assert names_principals({"Statement": deny(Principal=principal)}) is names
+def test_of_accounts_providers_and_ids_nothing_shows_that_they_exist(principal: object, safe: bool) -> None:  # noqa: FBT001
+    assert names_nobody_who_may_be_gone({"Statement": deny(Principal=principal)}) is safe

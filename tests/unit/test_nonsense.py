@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from handler.foreign import deleted_principals, denials, names_principals
+from handler.foreign import deleted_principals, denials, names_nobody_who_may_be_gone
 from handler.policy import InvalidPolicy, PolicyTooLong, attach, granted, parse, render
 from handler.request import InvalidEvent, Request
 from handler.scope import is_repository_name
@@ -114,7 +114,7 @@ def test_anything_as_a_policy_is_understood_or_refused(text: str) -> None:
         written = render(wanted)
     except (InvalidPolicy, PolicyTooLong):
         return
-    for look in (deleted_principals, names_principals):
+    for look in (deleted_principals, names_nobody_who_may_be_gone):
         look(present)
     denials(present, [ROLE])
     written.encode()

@@ -42,6 +42,8 @@ def document(*statements: Policy) -> Policy:
 
 
 THEIRS = document(push("arn:aws:iam::444444444444:root"))
+DENY: Policy = {"Sid": "NoPulls", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGet*"}
+OUTSIDE = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
 
 
 @dataclass
@@ -197,6 +199,41 @@ class TestAWriteOfWhichTheAnswerIsLost:
         assert only(report) == {"repository": "app", "outcome": "attached", "added": [A]}
         assert ecr.calls == {READ: 2, WRITE: 2}
 
+    def test_is_not_reported_if_it_was_not_taken_and_somebody_else_gave_the_grant(
+        self, ecr: Ecr, function: Function
+    ) -> None:
+        ecr.create("app")
+        ecr.fails(WRITE, Fault.THROTTLED)
+        function.during_back_off = lambda: ecr.write("app", document(grant(A)))
+
+        assert outcome(function.check()) == "unchanged"
+
+    def test_hides_no_failure(self, ecr: Ecr, function: Function) -> None:
+        function.roles = (A, B)
+        ecr.create("app")
+        ecr.fails(WRITE, Fault.SERVER_ERROR)
+
+        def overwrite() -> None:
+            ecr.write("app", document(push(CI), grant(B)))
+            ecr.dismiss(CI)
+
+        function.during_back_off = overwrite
+
+        with pytest.raises(ChecksFailed, match="was deleted"):
+            function.check().close()
+
+    def test_or_that_came_before_a_failure_is_told_with_it(self, ecr: Ecr, function: Function) -> None:
+        function.roles = (A, B, C)
+        ecr.dismiss(C)
+        ecr.create("app", policy=document(DENY))
+        ecr.after(WRITE, lambda: None, lambda: ecr.fails(READ, *[Fault.SERVER_ERROR] * 6))
+
+        report = function.check()
+
+        told = only(report)
+        assert (told["outcome"], told["added"]) == ("failed", [A])
+        assert told["denied_by"]
+
 
 class TestNoWriteHasNoReason:
     @pytest.mark.parametrize(
@@ -347,6 +384,59 @@ class TestARoleThatDoesNotExist:
         report = function.check("poisoned", *names)
 
         assert report.answer()["outcomes"] == {"failed": 1, "attached": 40}
+
+    @pytest.mark.parametrize("elsewhere", [(), ("first",)])
+    def test_is_not_blamed_for_an_account_that_ecr_refuses(
+        self, ecr: Ecr, function: Function, elsewhere: tuple[str, ...]
+    ) -> None:
+        names = [f"app-{number:02}" for number in range(60)]
+        ecr.create(*elsewhere, *names)
+        poisoned = [f"poisoned-{number}" for number in range(8)]
+        ecr.create(*poisoned[:4], policy=document(push("555555555555")))
+        ecr.create(*poisoned[4:], policy=document(grant("555555555555")))
+        ecr.closed_accounts.add("555555555555")
+
+        report = function.check(*elsewhere, *poisoned, *names)
+
+        assert report.answer()["outcomes"] == {"failed": 8, "attached": len(elsewhere) + len(names)}
+
+    def test_is_not_confused_with_a_principal_of_others_that_was_mended_meanwhile(
+        self, ecr: Ecr, function: Function
+    ) -> None:
+        function.roles = (A, B)
+        ecr.create("app", policy=document(push(CI)))
+        ecr.dismiss(CI)
+        ecr.after(WRITE, lambda: None, lambda: ecr.write("app", THEIRS))
+
+        report = function.check()
+
+        assert ecr.policy("app") == in_one_form(document(*THEIRS["Statement"], grant(A, B)))
+        report.close()
+
+    def test_while_somebody_else_takes_the_grant_away_again_and_again_is_a_check_with_an_end(
+        self, ecr: Ecr, function: Function
+    ) -> None:
+        function.roles = (A, B, C)
+        ecr.dismiss(C)
+        ecr.create("app", "other")
+        ecr.after(WRITE, *[lambda: ecr.unset("app")] * 1_000)
+        ecr.create("other", policy=document(grant(A, B)))
+
+        report = function.check("app")
+
+        assert "others change the repository's policy" in only(report)["reason"]
+        assert ecr.calls[WRITE] < 30
+
+    def test_is_named_also_beside_an_id_that_ecr_takes(self, ecr: Ecr, function: Function) -> None:
+        ecr.refuses_ids = False
+        function.roles = (A, B)
+        ecr.create("app", policy=document(push(CI)))
+        ecr.dismiss(CI)
+        ecr.dismiss(B)
+        function.check()
+
+        with pytest.raises(ChecksFailed, match=B):
+            function.check().close()
 
     def test_while_somebody_else_writes_costs_them_nothing(self, ecr: Ecr, function: Function) -> None:
         function.roles = (A, B, C)
@@ -505,10 +595,6 @@ class TestAPolicyThatIsTooLong:
         assert report.answer()["outcomes"] == {"attached": 1, "failed": 1}
 
 
-DENY: Policy = {"Sid": "NoPulls", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGet*"}
-OUTSIDE = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
-
-
 class TestAStatementThatDenies:
     def test_is_named_and_the_grant_is_attached_all_the_same(
         self, ecr: Ecr, function: Function, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -583,7 +669,7 @@ class TestTryingAgain:
         ecr.create("app")
         ecr.buckets[READ] = TokenBucket(rate=0, burst=0)
 
-        with pytest.raises(OutOfTime, match=r"a single repository did: .*ThrottlingException"):
+        with pytest.raises(OutOfTime, match=r"a single check did.*ThrottlingException"):
             function.check(seconds=1)
 
     def test_takes_pauses_that_grow_to_a_limit_and_vary(
