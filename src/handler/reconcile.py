@@ -179,8 +179,7 @@ class _Sweep:
                 if tries == _TRIES:
                     raise
                 self.obstacle = str(error)
-                if self._has_time():
-                    time.sleep(next(pauses))
+                time.sleep(max(0, min(next(pauses), self._time_left() - self._reserve)))
             if not self._has_time():
                 raise _TimeIsUp
 

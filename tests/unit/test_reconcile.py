@@ -698,6 +698,17 @@ class TestTheTimeOfAnInvocation:
 
         assert time.monotonic() - begun < 1
 
+    def test_is_not_slept_away(self, ecr: Ecr, function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+        ecr.create("app")
+        ecr.fails(READ, *[Fault.THROTTLED] * 100)
+        begun = time.monotonic()
+
+        with pytest.raises(OutOfTime):
+            function.check(seconds=2)
+
+        assert time.monotonic() - begun < 2
+
     def test_that_ends_amid_a_sweep_leaves_the_checks_that_came_to_no_end_to_the_next(
         self, ecr: Ecr, function: Function
     ) -> None:
