@@ -39,6 +39,14 @@ unit: dev ## run the tests that need no AWS
 e2e: dev sam emulator ## run the tests of the stack, deployed to an embedded AWS
 	$(BIN)/pytest tests/e2e
 
+.PHONY: audit
+audit: audit-tools ## scan the template (checkov), and what ships for known weaknesses (needs the internet)
+	$(TOOLS)/audit/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+	$(TOOLS)/audit/bin/pip-audit --requirement src/requirements.txt --disable-pip --require-hashes
+
+.PHONY: audit-tools
+audit-tools: $(TOOLS)/audit/.ready
+
 .PHONY: mutants
 mutants: rigor ## break the code on purpose, everywhere, and see which tests do not notice (takes an hour)
 	rm -rf mutants && $(TOOLS)/rigor/bin/mutmut run
@@ -69,6 +77,7 @@ lock: $(UV) ## pin the dependencies anew after a change in pyproject.toml (UPGRA
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group sam -o requirements/sam.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group emulator -o requirements/emulator.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group rigor -c requirements/dev.txt -o requirements/rigor.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group audit -o requirements/audit.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group uv -o requirements/uv.txt
 
 .PHONY: clean

@@ -1,6 +1,7 @@
 """The function as Lambda calls it, with an ECR in process that is moto's."""
 
 import importlib
+import io
 import itertools
 import json
 import logging
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -480,6 +482,96 @@ class TestTheLog:
         assert (failed["levelname"], failed["repository"]) == ("ERROR", "long")
         assert "10,240" in failed["reason"]
         assert report["outcomes"] == {"failed": 1}
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Read what the function has logged, as CloudWatch gets it."""
+    logger, stream = logging.getLogger("ecr-allow-pull"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logger.handlers[0].formatter)
+    logger.addHandler(handler)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logger.removeHandler(handler)
+
+
+def measured(printed: str) -> dict[str, float]:
+    """Read the metrics that an invocation wrote."""
+    lines = [json.loads(line) for line in printed.splitlines() if '"_aws"' in line]
+    return {
+        metric["Name"]: line[metric["Name"]][0]
+        for line in lines
+        for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+    }
+
+
+class TestTheMetrics:
+    def test_count_what_was_done_and_how_long_a_new_repository_waited(
+        self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function = start()
+        function.create("team/app")
+        made_at = datetime.now(UTC) - timedelta(seconds=40)
+
+        function.invoke(saved_event("created-by-api") | {"time": made_at.isoformat()})
+
+        metrics = measured(capsys.readouterr().out)
+        assert metrics.keys() == {"Attached", "SecondsToPullable"}
+        assert metrics["Attached"] == 1
+        assert 40 <= metrics["SecondsToPullable"] < 60
+
+    def test_know_a_healing_from_a_first_grant(
+        self,
+        start: Start,
+        saved_event: SavedEvent,
+        capsys: pytest.CaptureFixture[str],
+        logged: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        function = start()
+        function.create("team/app", policy=document(FOREIGN))
+
+        function.invoke(saved_event("policy-set"))
+        assert measured(capsys.readouterr().out) == {"Attached": 1, "Healed": 1}
+        assert [line["message"] for line in logged()] == ["healed", "report"]
+
+        function.invoke(saved_event("policy-set"))
+        assert measured(capsys.readouterr().out) == {"Unchanged": 1}
+
+    def test_count_failures_denials_and_what_was_rejected(
+        self, start: Start, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function = start()
+        deny: dict[str, object] = {"Effect": "Deny", "Principal": "*", "Action": "ecr:*"}
+        function.create("denied", policy=document(deny))
+        function.create("long", policy=long_policy(10_200))
+
+        with pytest.raises(Exception, match="long"):
+            function.invoke({"repositories": ["denied", "long"]})
+        assert measured(capsys.readouterr().out) == {"Attached": 1, "Failed": 1, "PullsDenied": 1}
+
+        function.invoke({})
+        assert measured(capsys.readouterr().out) == {"Rejected": 1}
+
+    def test_are_not_written_where_there_is_nothing_to_count(
+        self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        start().invoke(saved_event("creation-failed"))
+
+        assert measured(capsys.readouterr().out) == {}
+
+
+class TestTheCorrelation:
+    def test_is_the_events_id_or_for_a_payload_the_invocations_own(
+        self, start: Start, saved_event: SavedEvent, logged: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        function = start()
+        event = saved_event("creation-failed")
+        for sent in (event, {"repositories": ["no/such"]}, event | {"id": "no id\n"}):
+            function.invoke(sent)
+
+        invocation = "11111111-1111-4111-8111-111111111111"
+        told = [line["correlation_id"] for line in logged() if line["message"] == "report"]
+        assert told == [event["id"], invocation, invocation]
 
 
 class TestTheAnswer:

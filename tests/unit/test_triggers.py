@@ -151,6 +151,12 @@ class TestPolicyChanges:
     def test_ask_for_the_repository(self, saved_event: Callable[[str], Event], event: str) -> None:
         assert parsed(saved_event(event)) == Request(("team/app",), healing=True)
 
+    def test_are_understood_by_their_resource_alone(self) -> None:
+        arn = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"
+        event = policy_change({"requestParameters": None, "resources": [{"ARN": arn}]})
+
+        assert parsed(event).repositories == ("team/app",)
+
     @pytest.mark.parametrize("identity", [{}, {"arn": f"{OURSELVES}2"}, {"invokedBy": "x"}, None, "text"])
     def test_of_anybody_else_are_acted_on(self, identity: object) -> None:
         assert parsed(policy_change({"userIdentity": identity})).repositories == ("team/app",)
