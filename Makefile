@@ -70,12 +70,18 @@ docs: dev ## write the pages that are made from the code
 build: sam ## build the function for `sam deploy` and `sam local invoke`
 	$(SAM) build
 
+.PHONY: bench
+bench: dev sam runtime custodian build ## measure beside others, 40 minutes (BENCH_QUICK=1: a minute, to try it)
+	@$(BIN)/python -m bench
+
 .PHONY: lock
 lock: $(UV) ## pin the dependencies anew after a change in pyproject.toml (UPGRADE=1: to the newest)
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml -o src/requirements.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c src/requirements.txt -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group sam -o requirements/sam.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group emulator -o requirements/emulator.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group runtime -o requirements/runtime.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group custodian -o requirements/custodian.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group rigor -c requirements/dev.txt -o requirements/rigor.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group audit -o requirements/audit.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group uv -o requirements/uv.txt
@@ -83,12 +89,12 @@ lock: $(UV) ## pin the dependencies anew after a change in pyproject.toml (UPGRA
 .PHONY: clean
 clean: ## remove what the other verbs made
 	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src tests local -name __pycache__ -exec rm -rf {} +
+	find src tests local bench -name __pycache__ -exec rm -rf {} +
 
 # Environments: one each, from its lock.
 
-.PHONY: dev sam emulator rigor
-dev sam emulator rigor: %: $(TOOLS)/%/.ready
+.PHONY: dev sam emulator rigor runtime custodian
+dev sam emulator rigor runtime custodian: %: $(TOOLS)/%/.ready
 
 $(TOOLS)/%/.ready: requirements/%.txt $(UV)
 	@echo "Setting up $(TOOLS)/$*"

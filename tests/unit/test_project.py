@@ -96,7 +96,7 @@ def test_what_ships_is_what_is_tested_and_all_of_it_is_pinned_with_hashes() -> N
     assert all(hashes for _, hashes in ships.values())
 
 
-@pytest.mark.parametrize("group", ["dev", "sam", "emulator", "audit", "rigor", "uv"])
+@pytest.mark.parametrize("group", ["dev", "sam", "emulator", "audit", "rigor", "runtime", "custodian", "uv"])
 def test_the_locks_hold_what_the_project_asks_for(group: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     asked = project["dependency-groups"][group] + (

@@ -1,0 +1,1 @@
+"""Cloud Custodian, set to the same job."""

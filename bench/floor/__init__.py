@@ -1,0 +1,1 @@
+"""The floor: the least that does the job with boto3."""
