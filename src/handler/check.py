@@ -155,11 +155,10 @@ class Check:
         told = self._told(final, Outcome.UNCHANGED)
         if told.added or told.removed:
             outcome = Outcome.WOULD_ATTACH if self._dry_run else Outcome.ATTACHED
-            return replace(told, outcome=outcome, refused=tuple(lacking))
-        if lacking:
-            reason = "ECR refuses the worker roles that are missing"
-            return replace(told, outcome=Outcome.FAILED, refused=tuple(lacking), reason=reason)
-        return told
+        else:
+            outcome = Outcome.FAILED if lacking else Outcome.UNCHANGED
+        reason = "ECR refuses the worker roles that are missing" if lacking else ""
+        return replace(told, outcome=outcome, refused=tuple(lacking), reason=reason)
 
     def _is_to_blame(self, final: Policy | None) -> bool:
         """Whether ECR may have refused the policy for something else in it than our roles."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from traceback import extract_tb
 
 from handler.check import Check, Roles
 from handler.policy import InvalidPolicy, PolicyTooLong
@@ -155,8 +157,11 @@ class _Sweep:
         except (RegistryError, InvalidPolicy, PolicyTooLong) as error:
             return check.failed(str(error))
         except Exception as error:  # noqa: BLE001 - one repository stops no other, not even by a fault of ours
-            logger.exception("check broke", extra={"repository": name})
-            return Result(name, Outcome.FAILED, reason=f"unexpected {type(error).__name__}: {error}")
+            # Its own words may hold parts of a policy.
+            fault = type(error).__name__
+            at = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+            logger.error("check broke", extra={"repository": name, "fault": fault, "at": at})
+            return check.failed(f"unexpected {fault}, a fault of this function; the log says where")
 
     def _patiently[T](
         self, attempt: Callable[[], T | None], passing: tuple[type[RegistryError], ...] = (Unavailable,)

@@ -47,6 +47,7 @@ class Report:
         self._urgencies: Counter[Urgency] = Counter()
         self._refused: Counter[str] = Counter()
         self._denied = 0
+        self._denied_always = 0
         self._kept: dict[Urgency, list[Result]] = {urgency: [] for urgency in Urgency}
 
     def add(self, result: Result) -> None:
@@ -62,12 +63,14 @@ class Report:
             self._refused[role] += 1
         if result.denied_by:
             self._denied += 1
+            self._denied_always += any(not denial.conditional for denial in result.denied_by)
             logger.warning("pull denied", extra=result.details())
-        if urgency is Urgency.FAILED:
+        if result.outcome is Outcome.FAILED:
             logger.error("check failed", extra=result.details())
-        elif result.outcome not in (Outcome.UNCHANGED, Outcome.FAILED):
-            healed = self._request.healing and result.outcome is Outcome.ATTACHED
-            logger.info("healed" if healed else "checked", extra=result.details())
+        elif self._request.healing and result.outcome is Outcome.ATTACHED:
+            logger.warning("healed", extra=result.details())
+        elif result.outcome is not Outcome.UNCHANGED:
+            logger.info("checked", extra=result.details())
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_pullable["SecondsToPullable"] = max(since.total_seconds(), 0)
@@ -116,7 +119,8 @@ class Report:
             "Healed": attached if self._request.healing else 0,
             "Failed": self._failed_here,
             "RolesRefused": len(self._refused),
-            "PullsDenied": self._denied,
+            "PullsDenied": self._denied_always,
+            "PullsDeniedOnCondition": self._denied - self._denied_always,
         }
         metrics.emit(counts, self._seconds_to_pullable)
         logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})

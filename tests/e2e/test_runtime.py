@@ -181,7 +181,8 @@ def test_sam_local_invoke_runs_every_saved_event(stack: Stack, event: str) -> No
         "events/env.json", "--parameter-overrides", f"Architecture={architecture}",
     )  # fmt: skip
 
-    assert '"message":"report"' in printed or '"errorType"' in printed
+    assert "Runtime." not in printed
+    assert '"cold_start":true' in printed
 
 
 def free_port() -> int:

@@ -549,6 +549,10 @@ class TestTheMetrics:
             function.invoke({"repositories": ["denied", "long"]})
         assert measured(capsys.readouterr().out) == {"Attached": 1, "Failed": 1, "PullsDenied": 1}
 
+        function.create("on-a-condition", policy=document(deny | {"Condition": {"Bool": {"x": "y"}}}))
+        function.invoke({"repositories": ["on-a-condition"]})
+        assert measured(capsys.readouterr().out) == {"Attached": 1, "PullsDeniedOnCondition": 1}
+
         function.invoke({})
         assert measured(capsys.readouterr().out) == {"Rejected": 1}
 

@@ -300,17 +300,20 @@ class TestARoleThatDoesNotExist:
         assert only(function.check())["added"] == [A]
 
     def test_is_named_and_tried_once_a_sweep_and_not_once_a_repository(
-        self, ecr: Ecr, function: Function
+        self, ecr: Ecr, function: Function, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("handler.report.logger._logger.propagate", True)
         function.roles = (A, B)
         ecr.dismiss(B)
         names = [f"app-{number:03}" for number in range(200)]
         ecr.create(*names, policy=THEIRS)
 
-        report = function.check(*names)
+        with caplog.at_level("INFO"):
+            report = function.check(*names)
 
         answer = report.answer()
         assert answer["outcomes"] == {"attached": 200}
+        assert [line.message for line in caplog.records].count("role refused") == 1
         (refused,) = cast("list[dict[str, Any]]", answer["refused_roles"])
         assert (refused["role"], refused["missing_in"]) == (B, 200)
         with pytest.raises(ChecksFailed) as caught:
@@ -332,15 +335,20 @@ class TestARoleThatDoesNotExist:
         assert ecr.policy("app") == in_one_form(document(grant(A, B)))
         report.close()
 
-    def test_fails_each_check_until_then(self, ecr: Ecr, function: Function) -> None:
+    def test_fails_each_check_until_then_and_the_log_names_each_repository(
+        self, ecr: Ecr, function: Function, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         function.roles = (A, B)
         ecr.dismiss(B)
         ecr.create("app")
         function.check()
 
+        monkeypatch.setattr("handler.report.logger._logger.propagate", True)
         report = function.check()
 
         assert outcome(report) == "failed"
+        failed = next(line for line in caplog.records if line.message == "check failed")
+        assert vars(failed)["repository"] == "app"
         with pytest.raises(ChecksFailed, match=B):
             report.close()
 

@@ -176,6 +176,28 @@ def test_parameters_are_grouped_and_named_for_the_console(source: dict[str, Any]
     assert interface["ParameterLabels"].keys() == source["Parameters"].keys()
 
 
+def test_the_stack_can_be_in_several_regions_for_dashboards_are_global(
+    resources: dict[str, Resource],
+) -> None:
+    (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard")
+
+    assert dashboard["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
+
+
+def test_only_alarms_that_see_a_lasting_state_tell_that_it_is_over(resources: dict[str, Resource]) -> None:
+    alarms = {
+        name: each["Properties"] for name, each in resources.items() if each["Type"].endswith("::Alarm")
+    }
+
+    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {"FailureKept", "Throttled"}
+
+
+def test_the_author_is_one_that_the_serverless_repository_takes(source: dict[str, Any]) -> None:
+    author = source["Metadata"]["AWS::ServerlessRepo::Application"]["Author"]
+
+    assert re.fullmatch(r"[a-z0-9](([a-z0-9]|-(?!-))*[a-z0-9])?", author)
+
+
 def test_the_version_is_the_same_everywhere(source: dict[str, Any]) -> None:
     version = source["Metadata"]["AWS::ServerlessRepo::Application"]["SemanticVersion"]
 
