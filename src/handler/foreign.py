@@ -80,7 +80,7 @@ def _matches(actions: object, action: str) -> bool:
 
 
 def _names(statement: Statement, role: str) -> bool:
-    _, partition, _, _, account, _ = role.split(":", 5)
+    _, partition, _, _, account, _ = role.split(":")
     whole_account = {account, f"arn:{partition}:iam::{account}:root"}
     named = set(_aws_principals(statement))
     if "NotPrincipal" in statement:
