@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from handler.check import Roles
 from handler.pace import Pace
 from handler.policy import attach, render
 from handler.reconcile import OutOfTime, reconcile
@@ -399,14 +400,14 @@ class TestARoleThatDoesNotExist:
     ) -> None:
         names = [f"app-{number:02}" for number in range(60)]
         ecr.create(*elsewhere, *names)
-        poisoned = [f"poisoned-{number}" for number in range(8)]
-        ecr.create(*poisoned[:4], policy=document(push("555555555555")))
-        ecr.create(*poisoned[4:], policy=document(grant("555555555555")))
+        poisoned = [f"poisoned-{number}" for number in range(40)]
+        ecr.create(*poisoned[:20], policy=document(push("555555555555")))
+        ecr.create(*poisoned[20:], policy=document(grant("555555555555")))
         ecr.closed_accounts.add("555555555555")
 
         report = function.check(*elsewhere, *poisoned, *names)
 
-        assert report.answer()["outcomes"] == {"failed": 8, "attached": len(elsewhere) + len(names)}
+        assert report.answer()["outcomes"] == {"failed": 40, "attached": len(elsewhere) + len(names)}
 
     def test_is_not_confused_with_a_principal_of_others_that_was_mended_meanwhile(
         self, ecr: Ecr, function: Function
@@ -460,6 +461,18 @@ class TestARoleThatDoesNotExist:
         function.check()
 
         assert ecr.policy("app") == in_one_form(document(push(CI, sid="Second"), grant(A, C)))
+
+    def test_is_known_as_such_after_three_repositories_unless_ecr_has_accepted_it(self) -> None:
+        roles = Roles()
+        roles.refuse(A)
+        roles.refuse(A)
+        assert roles.known_as_refused() == set()
+
+        roles.refuse(A)
+        assert roles.known_as_refused() == {A}
+
+        roles.accepted.add(A)
+        assert roles.known_as_refused() == set()
 
 
 class TestTheIdOfADeletedRole:
