@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import boto3
+
+from local.machine import PROJECT, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sts import STSClient
 
-PROJECT = Path(__file__).parent.parent
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
 STACK = "ecr-allow-pull"
@@ -170,7 +170,7 @@ def local_aws() -> Iterator[LocalAws]:
     """
     with tempfile.TemporaryDirectory(prefix="ecr-allow-pull-") as name:
         folder = Path(name)
-        port = _free_port()
+        port = free_port()
         environment = clean_environment() | {
             "AUTH": "true",
             "AWS_SECRET_ACCESS_KEY": REGISTRY_OWNER.secret_access_key,
@@ -215,13 +215,6 @@ def _emulator(environment: dict[str, str], log: TextIO) -> Iterator[subprocess.P
                 process.wait(timeout=10)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_ready(aws: LocalAws, process: subprocess.Popen[bytes], log: TextIO) -> None:

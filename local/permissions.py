@@ -1,12 +1,12 @@
 """The page of permissions: each that the template gives, to whom, on what, and why. `make docs` writes it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from samtranslator.yaml_helper import yaml_parse
 
-PROJECT = Path(__file__).parent.parent
+from local.machine import PROJECT
+
 PAGE = PROJECT / "docs/permissions.md"
 
 # Of what no permission may be without.

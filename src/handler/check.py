@@ -110,7 +110,8 @@ class Check:
         Raises:
             Unavailable: there was something to forget. It counts as a try: others may go on writing.
         """
-        if self._learned_beside in (None, meaning(present)) and self._accepted <= granted:
+        alike = self._learned_beside is None or self._learned_beside == meaning(present)
+        if alike and self._accepted <= granted:
             return
         self._begin_to_learn()
         raise Unavailable("others change the repository's policy at the same time, again and again")

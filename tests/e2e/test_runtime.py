@@ -1,12 +1,9 @@
 """The built function in Lambda's own runtime: AWS's interface emulator and runtime client, no Docker."""
 
 import json
-import os
 import platform
 import shutil
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +13,14 @@ from typing import Any
 
 import pytest
 
-from local.aws import PROJECT, clean_environment
+from local import runtime
+from local.aws import clean_environment
+from local.machine import PROJECT
 from tests.e2e.conftest import Stack
 from tests.ecr import READ, Ecr, Fault
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 PYTHON = PROJECT / ".tools/emulator/bin/python"
-# The interface emulator comes with sam.
-EMULATOR = (
-    PROJECT / ".tools/sam/lib/python3.13/site-packages/samcli/local/rapid"
-    f"/aws-lambda-rie-{'arm64' if platform.machine() in {'arm64', 'aarch64'} else 'x86_64'}"
-)
-
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux", reason="AWS's runtime interface emulator runs on Linux alone"
 )
@@ -61,7 +54,6 @@ def built(stack: Stack) -> Path:
 
 @contextmanager
 def running(built: Path, folder: Path, ecr: Ecr, timeout: int = 30, **settings: str) -> Iterator[Runtime]:
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     environment = clean_environment() | {
         "AWS_ACCESS_KEY_ID": "x",
         "AWS_SECRET_ACCESS_KEY": "x",
@@ -69,36 +61,15 @@ def running(built: Path, folder: Path, ecr: Ecr, timeout: int = 30, **settings: 
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": ecr.url,
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout),
-        "PYTHONPATH": str(built),
         "PYTHONDONTWRITEBYTECODE": "1",  # as in Lambda, where the package cannot be written to
         "POWERTOOLS_SERVICE_NAME": "ecr-allow-pull",
         "WORKER_ROLE_ARNS": ROLE,
     }
-    # fmt: off
-    command = [
-        str(EMULATOR), "--log-level", "error", "--runtime-interface-emulator-address", addresses[0],
-        "--runtime-api-address", addresses[1],
-        str(PYTHON), "-m", "awslambdaric", "handler.app.lambda_handler",
-    ]
-    # fmt: on
     log_file = folder / "log"
-    with (
-        log_file.open("w") as log,
-        subprocess.Popen(  # noqa: S603 - our own runtime
-            command,
-            cwd=built,
-            env=environment | settings,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            wait_for(addresses[0])
-            yield Runtime(f"http://{addresses[0]}/2015-03-31/functions/function/invocations", log_file)
-        finally:
-            os.killpg(process.pid, 9)
+    with runtime.running(
+        PYTHON, "handler.app.lambda_handler", built, environment | settings, log_file
+    ) as port:
+        yield Runtime(f"http://127.0.0.1:{port}{runtime.INVOCATIONS}", log_file)
 
 
 @pytest.fixture
@@ -183,23 +154,3 @@ def test_sam_local_invoke_runs_every_saved_event(stack: Stack, event: str) -> No
 
     assert "Runtime." not in printed
     assert '"cold_start":true' in printed
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for(address: str) -> None:
-    host, _, port = address.partition(":")
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the runtime did not start")
