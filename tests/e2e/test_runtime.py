@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from tests.ecr import READ, Ecr, Fault
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 PYTHON = PROJECT / ".tools/emulator/bin/python"
+UNCHECKED = (1).to_bytes(
+    4, "little"
+)  # the flags of bytecode that goes by no time and no checked hash: PEP 552
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux", reason="AWS's runtime interface emulator runs on Linux alone"
 )
@@ -132,6 +136,40 @@ def test_a_time_limit_is_met_with_an_error_that_says_what_was_in_the_way(
 
     assert answer["errorType"] == "OutOfTime"
     assert "ThrottlingException" in answer["errorMessage"]
+
+
+def test_every_module_ships_with_bytecode_that_is_taken_as_it_is(built: Path) -> None:
+    modules = list(built.rglob("*.py"))
+
+    assert len(modules) > 50
+    for module in modules:
+        bytecode = Path(cache_from_source(module)).read_bytes()
+        assert bytecode[:4] == MAGIC_NUMBER
+        assert bytecode[4:8] == UNCHECKED
+
+
+def test_bytecode_of_another_python_is_passed_over(built: Path, tmp_path: Path, ecr: Ecr) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(built, package)
+    for bytecode in package.rglob("*.pyc"):
+        bytecode.write_bytes(b"\0\0\r\n" + bytecode.read_bytes()[4:])
+
+    with running(package, tmp_path, ecr) as function:
+        answer = function.invoke({"repositories": ["team/app"]})
+
+    assert answer["outcomes"] == {"attached": 1}
+
+
+def test_the_package_is_small_and_holds_no_package_that_is_never_imported(built: Path) -> None:
+    imports = "import sys, handler.app, handler.handover; print(*sys.modules)"
+    environment = clean_environment() | {"PYTHONPATH": str(built), "AWS_DEFAULT_REGION": "us-east-1"}
+    loaded = subprocess.run(  # noqa: S603 - our own function
+        [PYTHON, "-c", imports], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    shipped = {".".join(init.relative_to(built).parts[:-1]) for init in built.rglob("__init__.py")}
+    assert shipped <= set(loaded)
+    assert sum(file.stat().st_size for file in built.rglob("*")) < 2_000_000
 
 
 @pytest.mark.skipif(

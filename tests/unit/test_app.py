@@ -1,5 +1,6 @@
 """The function as Lambda calls it, with an ECR in process that is moto's."""
 
+import gc
 import importlib
 import io
 import itertools
@@ -600,3 +601,11 @@ class TestTheAnswer:
         assert report["checked"] == 121
         assert [details["repository"] for details in report["repositories"]] == ["new"]
         assert report["truncated"] is False
+
+
+@pytest.mark.parametrize("roles", [ROLE, "*"])
+def test_garbage_is_collected_once_the_function_has_started(start: Start, roles: str) -> None:
+    start(WORKER_ROLE_ARNS=roles)
+
+    assert gc.isenabled()
+    assert gc.get_freeze_count()
