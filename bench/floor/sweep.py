@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-THREADS = 16
+THREADS = 24
 STATEMENT = {
     "Sid": "AllowPull",
     "Effect": "Allow",

@@ -7,10 +7,11 @@ from math import inf
 
 _WINDOW = 1.0  # seconds in which served calls are counted
 _SHORTEST_WINDOW = _WINDOW / 2  # what is counted in less says little
-_BELOW = 0.95  # of the rate that was just served, so that the queue at ECR drains
-_GROWTH = 0.02  # in the first window after a throttle; doubles with each further one without
+_ENOUGH = 10  # calls that were served before the first throttle say enough, however soon it came
+_BURST = 1.0  # seconds: as many more calls ECR serves at once, after an idle time
+_BELOW = 0.97  # of the rate that was just served, so that the queue at ECR drains
+_GROWTH = 0.01  # in the first window after a throttle; doubles with each further one without
 _MOST_GROWTH = 1.0
-_BLINDLY = 0.7  # of the rate, where nothing was counted
 _USED = 0.5  # of the rate, at least, for it to count as tried
 _SLOWEST = 1.0  # calls a second
 
@@ -24,6 +25,7 @@ class Pace:
         """Begin without a limit; the clock and the sleep count in seconds."""
         self._clock = clock
         self._sleep = sleep
+        self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._rate = inf
         self._next_slot = clock()
@@ -33,11 +35,13 @@ class Pace:
 
     def wait(self) -> None:
         """Wait for the next slot and take it."""
-        with self._lock:
-            now = self._clock()
-            pause = self._take_slot(now)
-        if pause > 0:
-            self._sleep(pause)
+        # One at a time: slots that all took at once would outlast a change of the rate.
+        with self._turn:
+            with self._lock:
+                now = self._clock()
+                pause = self._take_slot(now)
+            if pause > 0:
+                self._sleep(pause)
 
     def owe(self) -> None:
         """Take a slot without waiting for it: whoever comes next waits the longer."""
@@ -48,7 +52,7 @@ class Pace:
         """Count a call that ECR served."""
         with self._lock:
             now = self._clock()
-            if now - self._window_began >= _WINDOW:
+            if self._rate < inf and now - self._window_began >= _WINDOW:
                 # A rate that was not used was not tried either.
                 if self._served >= _USED * self._rate * (now - self._window_began):
                     self._rate *= 1 + self._growth
@@ -61,14 +65,17 @@ class Pace:
         with self._lock:
             now = self._clock()
             elapsed = now - self._window_began
-            if elapsed >= _SHORTEST_WINDOW:
-                # After an idle time the window is long, and says nothing of the rate.
-                lately = self._served / elapsed * _BELOW if elapsed < 2 * _WINDOW else self._rate * _BLINDLY
-                self._rate = max(min(lately, self._rate), _SLOWEST)
-                self._growth = _GROWTH
-                self._begin_window(now)
+            first = self._rate == inf
+            if elapsed < _SHORTEST_WINDOW and not (first and self._served >= _ENOUGH):
+                return
+            lately = self._served / (elapsed + (_BURST if first else 0))
+            self._rate = max(min(lately * _BELOW, self._rate), _SLOWEST)
+            self._growth = _GROWTH
+            self._begin_window(now)
 
     def _take_slot(self, now: float) -> float:
+        if now - self._next_slot > _WINDOW:
+            self._begin_window(now)  # what was idle says nothing of the rate
         slot = max(now, self._next_slot)
         self._next_slot = slot + 1 / self._rate
         return slot - now

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
 # Calls that may be under way at once, each with a connection of its own.
-SIDE_BY_SIDE = 16
+SIDE_BY_SIDE = 24
 
 # The largest page that DescribeRepositories gives, from the ECR API reference.
 _PAGE_SIZE = 1000

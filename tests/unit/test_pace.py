@@ -1,5 +1,8 @@
 """The pace, beside a token bucket as AWS throttles with, on a clock that the test turns."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 
 from handler.pace import Pace
@@ -34,7 +37,7 @@ class Ecr:
             pace.throttled()
 
 
-@pytest.mark.parametrize(("rate", "share"), [(5, 0.08), (20, 0.05), (100, 0.02), (500, 0.02)])
+@pytest.mark.parametrize(("rate", "share"), [(5, 0.1), (20, 0.05), (100, 0.02), (500, 0.02)])
 def test_calls_come_near_the_rate_that_is_served_and_few_are_throttled(rate: float, share: float) -> None:
     ecr = Ecr(rate)
     pace = Pace(ecr.clock, ecr.sleep)
@@ -120,3 +123,46 @@ def test_a_write_does_not_wait_but_the_next_call_waits_for_it() -> None:
     pace.wait()
 
     assert ecr.now - began > 0.4
+
+
+def test_the_first_throttle_slows_at_once_to_what_was_served_but_for_the_burst() -> None:
+    ecr = Ecr(rate=20)
+    pace = Pace(ecr.clock, ecr.sleep)
+    ecr.sleep(0.03)
+    for _ in range(20):  # side by side
+        pace.served()
+    pace.throttled()
+
+    began = ecr.now
+    for _ in range(20):
+        pace.wait()
+
+    assert ecr.now - began == pytest.approx(1, rel=0.15)
+
+
+def test_whoever_waits_behind_another_goes_by_the_rate_of_its_own_turn() -> None:
+    slept: list[float] = []
+    asleep, awake = Event(), Event()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            asleep.set()
+            awake.wait(10)
+
+    now = 0.5
+    pace = Pace(lambda: now, sleep)
+    for _ in range(150):
+        pace.served()
+    pace.throttled()  # 100 a second, about
+    pace.wait()
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(pace.wait)
+        assert asleep.wait(10)
+        threads.submit(pace.wait)
+        now = 1.5
+        pace.throttled()  # nothing was served lately: 1 a second
+        awake.set()
+    pace.wait()
+
+    assert slept[-1] == pytest.approx(1)
