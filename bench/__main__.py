@@ -37,6 +37,7 @@ with registry() as ecr, console.status("") as status:
         "sweep": partial(cases.sweeps, ecr, ours, sizes, tell),
         "limited": partial(cases.limited, ecr, ours, sizes, tell),
         "memory": partial(cases.memory, ecr, ours, sizes, tell),
+        "sizes": partial(cases.sizes_of_function, ecr, ours, sizes, tell),
     }
     wanted = os.environ.get("BENCH_ONLY", ",".join(work)).split(",")
     before = json.loads(path.read_text()) if path.exists() and set(wanted) < work.keys() else {"rows": []}

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import statistics
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.contenders import CUSTODIAN_NAME, FLOOR, OURS, Contender
 from bench.places import BENCH, CUSTODIAN, PROJECT, RUNTIME_PYTHON, WORK
 from bench.process import BenchError, Ran, environment, run
+from bench.quota import NoQuota, quota
 from bench.registry import ROLE, Registry
 from bench.runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 ADAPTIVE = "bare boto3, adaptive retries"
 NOTHING, EVERYTHING = "nothing", "everything"
 COLD, WARM, SWEEP, LIMITED, MEMORY = "cold start", "warm event", "sweep", "limited sweep", "memory"
+SIZED = "sized sweep"
 LATENCY = 0.03  # seconds a call
 
 type Tell = Callable[[str], None]
@@ -34,6 +38,7 @@ class Row:
         by: the contender.
         repositories: how many there were.
         rate: how many calls a second were served at most; 0 for any number.
+        size: the MB of memory of the function whose share of a processor it had; 0 for all of it.
         seconds: how long each round took.
         calls: how many calls it made to ECR.
         throttled: how many of them were throttled.
@@ -47,6 +52,7 @@ class Row:
     by: str
     repositories: int
     rate: float = 0
+    size: int = 0
     seconds: list[float] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
     throttled: list[int] = field(default_factory=list)
@@ -80,10 +86,26 @@ class Sizes:
     limited_rounds: int
     memory: tuple[int, int]
     memory_rounds: int
+    functions: tuple[int, ...]  # MB
+    function_repositories: int
+    function_rounds: int
 
 
-FULL = Sizes(11, 100, {1000: 5, 10_000: 3}, 1000, 2, {100: 3000, 20: 1200}, 2, (1000, 100_000), 2)
-QUICK = Sizes(2, 5, {100: 1}, 100, 1, {100: 300}, 1, (100, 2000), 1)
+FULL = Sizes(
+    11,
+    100,
+    {1000: 5, 10_000: 3},
+    1000,
+    2,
+    {100: 3000, 20: 1200},
+    2,
+    (1000, 100_000),
+    2,
+    (128, 256, 512, 1024, 1769),
+    1000,
+    3,
+)
+QUICK = Sizes(2, 5, {100: 1}, 100, 1, {100: 300}, 1, (100, 2000), 1, (256, 1769), 100, 1)
 
 
 def events(registry: Registry, contenders: Sequence[Contender], sizes: Sizes, tell: Tell) -> Iterator[Row]:
@@ -155,11 +177,30 @@ def memory(registry: Registry, ours: Contender, sizes: Sizes, tell: Tell) -> Ite
     yield from rows
 
 
+def sizes_of_function(registry: Registry, ours: Contender, sizes: Sizes, tell: Tell) -> Iterator[Row]:
+    """Tell what a sweep takes with the share of a processor that Lambda gives by memory."""
+    rows = [
+        Row(SIZED, todo, OURS, sizes.function_repositories, size=size)
+        for size in sizes.functions
+        for todo in (NOTHING, EVERYTHING)
+    ]
+    for turn in range(sizes.function_rounds):
+        for row in rows:
+            tell(f"a function of {row.size} MB, {row.todo} to do, round {turn + 1}")
+            try:
+                _sweep(registry, ours, row, LATENCY)
+            except NoQuota as error:
+                tell(str(error))
+                return
+    yield from rows
+
+
 def _sweep(registry: Registry, ours: Contender, row: Row, latency: float) -> None:
     """Let a contender sweep once, and add what it took to its row."""
     granted = row.todo == NOTHING
     registry.reset(row.repositories, granted=granted, latency=latency, rate=row.rate)
-    ran = _run(registry, ours, row.by)
+    with quota(row.size) if row.size else nullcontext() as group:
+        ran = _run(registry, ours, row.by, group)
     count = registry.count()
     failed = row.repositories - count.policies
     if granted and row.by != CUSTODIAN_NAME:
@@ -177,11 +218,12 @@ def _sweep(registry: Registry, ours: Contender, row: Row, latency: float) -> Non
     row.failed.append(failed)
 
 
-def _run(registry: Registry, ours: Contender, by: str) -> Ran:
+def _run(registry: Registry, ours: Contender, by: str, group: Path | None) -> Ran:
     env = _environment(registry)
     match by:
         case "ecr-allow-pull":
-            return run([RUNTIME_PYTHON, "-P", BENCH / "invoke.py"], {**env, "PYTHONPATH": str(ours.folder)})
+            env["PYTHONPATH"] = str(ours.folder)
+            return run([RUNTIME_PYTHON, "-P", BENCH / "invoke.py"], env, group)
         case "Cloud Custodian":
             command = [CUSTODIAN / "custodian", "run", "--region", "us-east-1", "--cache-period", "0"]
             return run([*command, "--output-dir", WORK / "output.d", BENCH / "custodian/sweep.yaml"], env)

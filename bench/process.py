@@ -13,6 +13,7 @@ from bench.places import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _KIB_PER_MIB = 1024
 
@@ -55,12 +56,14 @@ def environment(url: str, **more: str) -> dict[str, str]:
     }
 
 
-def run(command: Sequence[object], env: Mapping[str, str]) -> Ran:
-    """Run a command to its end.
+def run(command: Sequence[object], env: Mapping[str, str], group: Path | None = None) -> Ran:
+    """Run a command to its end, in a control group if one is given by its file of processes.
 
     Raises:
         BenchError: it failed.
     """
+    if group:
+        command = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', group, *command]
     with (WORK / "output").open("w+") as output, (WORK / "errors").open("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - our own contenders

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.cases import COLD, EVERYTHING, LIMITED, MEMORY, SWEEP, WARM
+from bench.cases import COLD, EVERYTHING, LIMITED, MEMORY, SIZED, SWEEP, WARM
 from bench.contenders import CUSTODIAN_NAME, FLOOR, OURS
 from bench.places import RESULTS
 
@@ -125,6 +125,24 @@ def tables(results: Json) -> Iterator[Table]:
             )
             for row in rows
             if row["case"] == MEMORY
+        ],
+    )
+    yield _table(
+        f"sweep by the size of the function, at {results['latency'] * 1000:g} ms a call",
+        ("", "function", "repositories", "to do", "median", "range", "cpu", "GB-seconds"),
+        [
+            (
+                row["by"],
+                f"{row['size']} MB",
+                f"{row['repositories']:,}",
+                row["todo"],
+                f"{_median(row['seconds']):.1f} s",
+                f"{min(row['seconds']):.1f}-{max(row['seconds']):.1f}",
+                f"{_median(row['cpu']):.1f} s",
+                f"{_median(row['seconds']) * row['size'] / 1024:.1f}",
+            )
+            for row in rows
+            if row["case"] == SIZED
         ],
     )
 

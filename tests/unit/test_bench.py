@@ -15,7 +15,7 @@ def row(
     by: str, *seconds: float, case: str = SWEEP, todo: str = NOTHING, rate: float = 0
 ) -> dict[str, object]:
     some, none = [1.0] * len(seconds), [0] * len(seconds)
-    return Row(case, todo, by, 1000, rate, list(seconds), some, none, none, some, some).as_json()
+    return Row(case, todo, by, 1000, rate, 0, list(seconds), some, none, none, some, some).as_json()
 
 
 RESULTS = {
