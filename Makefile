@@ -40,9 +40,10 @@ e2e: dev sam emulator ## run the tests of the stack, deployed to an embedded AWS
 	$(BIN)/pytest tests/e2e
 
 .PHONY: audit
-audit: audit-tools ## scan the template (checkov), and what ships for known weaknesses (needs the internet)
+audit: audit-tools ## scan the template (checkov), what ships for known weaknesses, and the docs for dead links (needs the internet)
 	$(TOOLS)/audit/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 	$(TOOLS)/audit/bin/pip-audit --requirement src/requirements.txt --disable-pip --require-hashes
+	$(TOOLS)/audit/bin/python -m local.links
 
 .PHONY: audit-tools
 audit-tools: $(TOOLS)/audit/.ready
@@ -62,9 +63,15 @@ format: dev ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: hooks
+hooks: dev ## have git check format, lint, types and docs before each commit
+	$(BIN)/pre-commit install
+
 .PHONY: docs
-docs: dev ## write the pages that are made from the code
+docs: dev sam emulator ## write the page and the pictures that are made from the code
 	$(BIN)/python -m local.permissions
+	$(BIN)/python -m local.picture
+	@$(BIN)/python -m local.demo docs/run.svg
 
 .PHONY: build
 build: sam ## build the function for `sam deploy` and `sam local invoke`

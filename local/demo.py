@@ -1,13 +1,18 @@
-"""`make run`: deploy the stack to an embedded AWS and watch new repositories become pullable."""
+"""`make run`: deploy the stack to an embedded AWS and watch new repositories become pullable.
+
+With a path as its argument, it also draws there, as an SVG, what it printed: `make docs`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 import signal
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,7 +37,9 @@ SOMEBODY_ELSES: dict[str, object] = {
     "Action": ["ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage"],
 }
 
-console = Console(highlight=False, soft_wrap=True)
+DRAWN = sys.argv[1:2]
+DRAWN_WIDTH = 100  # characters
+console = Console(highlight=False, soft_wrap=True, record=bool(DRAWN), width=DRAWN_WIDTH if DRAWN else None)
 
 
 class DemoFailed(Exception):
@@ -50,6 +57,10 @@ def main() -> int:
     except (DemoFailed, LocalAwsError) as error:
         console.print("\n[bold red]✗[/]", Text(str(error)))
         return 1
+    for path in DRAWN:
+        drawn = console.export_svg(title="make run", unique_id="run")
+        # The reader's own fonts: a picture fetches nothing.
+        Path(path).write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
     return 0
 
 
