@@ -78,7 +78,7 @@ build: sam ## build the function for `sam deploy` and `sam local invoke`
 	$(SAM) build
 
 .PHONY: bench
-bench: dev sam runtime custodian build ## measure beside others, 40 minutes (BENCH_QUICK=1: a minute, to try it)
+bench: dev sam runtime custodian build ## measure beside others, 40 minutes (BENCH_QUICK=1: two, to try it)
 	@$(BIN)/python -m bench
 
 .PHONY: lock

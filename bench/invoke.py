@@ -13,7 +13,7 @@ class Context:
     """What Lambda tells an invocation."""
 
     function_name = "ecr-allow-pull"
-    memory_limit_in_mb = 256
+    memory_limit_in_mb = 1024
     invoked_function_arn = f"arn:aws:lambda:{os.environ['AWS_REGION']}:111122223333:function:ecr-allow-pull"
     aws_request_id = "11111111-2222-3333-4444-555555555555"
 

@@ -66,7 +66,9 @@ def _groups(rows: list[Json]) -> Iterator[tuple[str, list[Json]]]:
 
 
 def _said(seconds: float) -> str:
-    return f"{seconds * _MS:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * _MS:.3g} ms"
 
 
 def write(results: Json) -> None:

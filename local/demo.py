@@ -1,6 +1,6 @@
 """`make run`: deploy the stack to an embedded AWS and watch new repositories become pullable.
 
-With a path as its argument, it also draws there, as an SVG, what it printed: `make docs`.
+With a path as its argument, it also draws its first half there, as an SVG: `make docs`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SOMEBODY_ELSES: dict[str, object] = {
 }
 
 DRAWN = sys.argv[1:2]
-DRAWN_WIDTH = 100  # characters
+DRAWN_WIDTH = 104  # characters
 console = Console(highlight=False, soft_wrap=True, record=bool(DRAWN), width=DRAWN_WIDTH if DRAWN else None)
 
 
@@ -57,10 +57,6 @@ def main() -> int:
     except (DemoFailed, LocalAwsError) as error:
         console.print("\n[bold red]✗[/]", Text(str(error)))
         return 1
-    for path in DRAWN:
-        drawn = console.export_svg(title="make run", unique_id="run")
-        # The reader's own fonts: a picture fetches nothing.
-        Path(path).write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
     return 0
 
 
@@ -85,9 +81,11 @@ def run() -> None:
         node = worker.hire(aws)
         console.print(
             f"\nThe registry is in account [bold]{ACCOUNT}[/]. The worker role is in another:\n"
-            f"[bold]{worker.ROLE_ARN}[/]"
+            f"[bold]{worker.ROLE_ARN}[/]\n"
         )
         show(aws, node, "team/app", "A new repository")
+        for path in DRAWN:
+            draw(Path(path))
         show(aws, node, "ml/train", "A new repository that carries somebody else's policy", SOMEBODY_ELSES)
     console.print(
         "\n[bold green]✓[/] Both are pullable, nobody clicked anything, and nothing is left running.\n"
@@ -137,6 +135,13 @@ def show(aws: LocalAws, node: ECRClient, repository: str, title: str, *statement
         f"[green]✓[/] pullable [bold]{seconds:.1f} s[/] after its creation; "
         f"{CLOUDTRAIL_DELAY:.0f} s of that stand for CloudTrail, which takes seconds to minutes\n"
     )
+
+
+def draw(path: Path) -> None:
+    """Draw what was printed so far."""
+    drawn = console.export_svg(title="make run", unique_id="run")
+    # The reader's own fonts: a picture fetches nothing.
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
 
 
 def policy_of(registry: ECRClient, repository: str) -> dict[str, Any] | None:

@@ -209,7 +209,7 @@ class Ecr:
 
     def client(self, **config: Any) -> ECRClient:  # noqa: ANN401 - whatever the SDK takes
         """Give the SDK's client of it; it tries each call once."""
-        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 16} | config
+        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32} | config
         return boto3.client(
             "ecr",
             region_name=REGION,

@@ -1,5 +1,6 @@
 """The bench: that it counts what it should, and draws what it measured."""
 
+import json
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from bench import tables
 from bench.cases import EVERYTHING, LATENCY, LIMITED, NOTHING, SWEEP, Row
 from bench.contenders import CUSTODIAN_NAME, FLOOR, OURS
+from bench.places import PLOT, PROJECT
+from bench.places import RESULTS as RESULTS_FILE
 from bench.plot import plot
 from bench.registry import registry
 
@@ -51,3 +54,13 @@ def test_the_registry_counts_in_a_process_of_its_own() -> None:
         assert ecr.count().policies == 3
         assert ecr.count().calls == 0
         assert ecr.ceiling(0.1) > 0
+
+
+def test_the_docs_show_the_numbers_that_were_measured_last(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show(json.loads(RESULTS_FILE.read_text()), markdown=True)
+    measured = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+
+    told = (PROJECT / "docs/performance.md").read_text().splitlines()
+    assert len(measured) > 30
+    assert set(measured) <= set(told), "python -m bench.tables --markdown gives what belongs into the docs"
+    assert PLOT.read_text() == plot(json.loads(RESULTS_FILE.read_text())), "python -m bench.plot draws it"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import boto3
 import jmespath
 import pytest
 from botocore import xform_name
+from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.registry import SIDE_BY_SIDE
@@ -123,12 +123,13 @@ def test_a_command_of_the_aws_cli_has_the_parameters_that_the_api_has(command: C
     if f"{service} {operation}" in OF_THE_CLI_ALONE:
         assert not options
         return
-    model = boto3.client(service, region_name="us-east-1").meta.service_model
+    model = get_session().get_service_model(service)
 
     [name] = [name for name in model.operation_names if option_of(name) == operation]
-    shape = model.operation_model(name).input_shape
-    assert options <= {f"--{option_of(member)}" for member in shape.members}
-    assert options >= {f"--{option_of(member)}" for member in shape.required_members}
+    takes = model.operation_model(name).input_shape
+    assert takes
+    assert options <= {f"--{option_of(member)}" for member in takes.members}
+    assert options >= {f"--{option_of(member)}" for member in takes.required_members}
     if "--query" in arguments:
         jmespath.compile(arguments[arguments.index("--query") + 1])
 

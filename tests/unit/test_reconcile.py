@@ -12,7 +12,7 @@ from handler.check import Roles
 from handler.pace import Pace
 from handler.policy import attach, render
 from handler.reconcile import OutOfTime, reconcile
-from handler.registry import Registry, RegistryError
+from handler.registry import SIDE_BY_SIDE, Registry, RegistryError
 from handler.report import ChecksFailed, Report
 from handler.request import Request
 from handler.settings import Settings
@@ -321,7 +321,7 @@ class TestARoleThatDoesNotExist:
             report.close()
         assert str(caught.value).count(B) == 1
         # Those under way at once find it out each for itself: both, the one, the other.
-        assert sum(became == "InvalidParameterException" for _, _, became in ecr.log) <= 2 * 16
+        assert sum(became == "InvalidParameterException" for _, _, became in ecr.log) <= 2 * SIDE_BY_SIDE
 
     def test_is_attached_by_the_next_check_after_it_appears(self, ecr: Ecr, function: Function) -> None:
         function.roles = (A, B)
