@@ -47,7 +47,7 @@ def options_of(*words: str) -> set[str]:
 @pytest.mark.parametrize("command", commands("sam"), ids=str)
 def test_a_command_of_sam_has_the_options_that_sam_has(command: Command) -> None:
     _, *words = command.words
-    path = words[: 2 if words[0] in {"local", "remote"} else 1]
+    path = words[: 2 if words[0] in {"list", "local", "remote"} else 1]
     used = {word.partition("=")[0] for word in words[len(path) :] if re.match(r"--?[a-z]", word)}
 
     assert used <= options_of(*path)

@@ -149,7 +149,9 @@ ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
     [
         ("WorkerRoleArns", ROLE, "*"),
         ("WorkerRoleArns", f"{ROLE}, arn:aws-us-gov:iam::222222222222:role/path/name", f"{ROLE};{ROLE}"),
-        ("WorkerRoleArns", f"{ROLE},", "arn:aws:sts::222222222222:assumed-role/name/i-1"),
+        ("WorkerRoleArns", ROLE, f"{ROLE},"),  # what `sam` leaves of two that a space separates
+        ("Repositories", "*, !scratch/*", "*,"),
+        ("WorkerRoleArns", f"{ROLE},{ROLE}", "arn:aws:sts::222222222222:assumed-role/name/i-1"),
         ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:instance-profile/name"),
         ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:role/*"),
         ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:root"),
@@ -201,6 +203,7 @@ def test_the_author_is_one_that_the_serverless_repository_takes(source: dict[str
 def test_the_version_is_the_same_everywhere(source: dict[str, Any]) -> None:
     version = source["Metadata"]["AWS::ServerlessRepo::Application"]["SemanticVersion"]
 
+    assert source["Outputs"]["Version"]["Value"] == version
     assert tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"] == version
     assert f"## {version}" in (PROJECT / "CHANGELOG.md").read_text()
 
