@@ -71,7 +71,7 @@ class TestARerunByHand:
 
 
 def test_a_sweep_that_is_out_of_time_goes_on_in_a_new_invocation_until_all_is_done(stack: Stack) -> None:
-    names = [f"many/app-{number:03}" for number in range(800)]
+    names = [f"many/app-{number:04}" for number in range(800)]
     functions, function = stack.aws.lambda_(), stack.outputs["FunctionName"]
     with stack.only():
         for name in names:
