@@ -1,1 +1,1 @@
-"""Measures the function beside bare boto3 and Cloud Custodian: `make bench`."""
+"""Benchmarks the function against bare boto3 and Cloud Custodian: `make bench`."""

@@ -1,70 +1,85 @@
-"""Runs the four cases side by side, prints the tables, and writes the results and the plot.
+"""Runs the benchmark, prints the tables, and writes the results and the plot.
 
-BENCH_QUICK=1 measures just enough to see that all of it works, and writes nothing into the project.
-BENCH_ONLY=sweep,memory measures those only, and keeps what is known of the others.
+BENCH_QUICK=1 runs a short trial that writes nothing into the project.
+BENCH_ONLY=sweep,memory runs only these cases, and keeps the other results.
 """
+
+from __future__ import annotations
 
 import json
 import os
 from datetime import UTC, datetime
-from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bench import cases, plot, tables
-from bench.contenders import OURS, contenders
-from bench.places import QUICK_RESULTS, RESULTS, RUNTIME_PYTHON
-from bench.process import environment, run
-from bench.registry import registry
+from bench import plot, tables
+from bench.cases import LATENCY, QUICK, Bench, Sizes
+from bench.implementations import package_all
+from bench.measure import environment, run
+from bench.paths import PLOT, QUICK_RESULTS, RESULTS, RUNTIME_PYTHON
+from bench.registry import capacity, registry
 
-quick = bool(os.environ.get("BENCH_QUICK"))
-sizes = cases.QUICK if quick else cases.FULL
-path = QUICK_RESULTS if quick else RESULTS
-console = Console()
-all_of_them = contenders()
-ours = next(one for one in all_of_them if one.name == OURS)
+if TYPE_CHECKING:
+    from pathlib import Path
 
-with registry() as ecr, console.status("") as status:
+    from bench.results import Results
 
-    def tell(text: str) -> None:
-        """Say what goes on."""
-        status.update(text)
-        if not console.is_terminal:
-            console.print(text)
+_VERSIONS = "import sys, boto3; print(sys.version.split()[0], boto3.__version__)"
 
-    work = {
-        "events": partial(cases.events, ecr, all_of_them, sizes, tell),
-        "sweep": partial(cases.sweeps, ecr, ours, sizes, tell),
-        "limited": partial(cases.limited, ecr, ours, sizes, tell),
-        "memory": partial(cases.memory, ecr, ours, sizes, tell),
-        "sizes": partial(cases.sizes_of_function, ecr, ours, sizes, tell),
+
+def main() -> None:
+    """Run the benchmark."""
+    quick = bool(os.environ.get("BENCH_QUICK"))
+    path = QUICK_RESULTS if quick else RESULTS
+    console = Console()
+    implementations = package_all()
+    with registry() as ecr, console.status("") as status:
+
+        def report_progress(text: str) -> None:
+            status.update(text)
+            if not console.is_terminal:
+                console.print(text)
+
+        bench = Bench(ecr, implementations, QUICK if quick else Sizes(), report_progress)
+        results = measure(bench, path) | {"quick": quick}
+    path.write_text(json.dumps(results) + "\n")
+    tables.show(results)
+    if not quick:
+        PLOT.write_text(plot.plot(results))
+    console.print(f"Results: {path}")
+
+
+def measure(bench: Bench, path: Path) -> Results:
+    """Measure the selected cases, and save the results after each case."""
+    cases = {
+        "events": bench.events,
+        "sweep": bench.sweeps,
+        "limited": bench.limited,
+        "memory": bench.memory,
+        "sizes": bench.function_sizes,
     }
-    wanted = os.environ.get("BENCH_ONLY", ",".join(work)).split(",")
-    before = json.loads(path.read_text()) if path.exists() and set(wanted) < work.keys() else {"rows": []}
-    versions = run(
-        [RUNTIME_PYTHON, "-c", "import sys, boto3; print(sys.version.split()[0], boto3.__version__)"],
-        environment(ecr.url),
-    ).answer.split()
-    results = {
+    selected = os.environ.get("BENCH_ONLY", ",".join(cases)).split(",")
+    keep = path.exists() and set(selected) < cases.keys()
+    python, boto3 = run([RUNTIME_PYTHON, "-c", _VERSIONS], environment(bench.ecr.endpoint())).output.split()
+    results: Results = {
         "measured": datetime.now(UTC).date().isoformat(),
-        "quick": quick,
         "processors": os.cpu_count(),
         "load_before": os.getloadavg()[0],
-        "python": versions[0],
-        "boto3": versions[1],
-        "latency": cases.LATENCY,
-        "server_calls_per_second": round(ecr.ceiling()),
-        "packages": {one.name: one.package.stat().st_size for one in all_of_them},
-        "rows": before["rows"],
+        "python": python,
+        "boto3": boto3,
+        "latency": LATENCY,
+        "server_calls_per_second": round(capacity(bench.ecr)),
+        "packages": {one.name: one.package.stat().st_size for one in bench.implementations},
+        "rows": json.loads(path.read_text())["rows"] if keep else [],
     }
-    for name in wanted:
-        rows = [row.as_json() for row in work[name]()]
-        fresh = {row["case"] for row in rows}
-        results["rows"] = [row for row in results["rows"] if row["case"] not in fresh] + rows
-        # After each case, so that a run that is broken off loses nothing.
-        path.write_text(json.dumps(results) + "\n")
+    for name in selected:
+        rows = [row.as_json() for row in cases[name]()]
+        measured = {row["case"] for row in rows}
+        results["rows"] = [row for row in results["rows"] if row["case"] not in measured] + rows
+        path.write_text(json.dumps(results) + "\n")  # an interrupted run loses only the current case
+    return results
 
-tables.show(results)
-if not quick:
-    plot.write(results)
-console.print(f"The numbers are in {path}")
+
+if __name__ == "__main__":
+    main()

@@ -1,123 +1,135 @@
-"""The ECR to measure against: starts `bench.server`, sets it up, reads its counters."""
+"""The benchmark's registry: the fake ECR in its own process, with a reset, counters and Custodian's calls."""
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
-import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.places import PROJECT
+from devstack.fake_ecr import LIST, READ, WRITE, FakeEcr, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
-GRANTED = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Sid": "AllowPull",
-            "Effect": "Allow",
-            "Principal": {"AWS": ROLE},
-            "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
-        }
-    ],
+_STATEMENT = {
+    "Sid": "AllowPull",
+    "Effect": "Allow",
+    "Principal": {"AWS": ROLE},
+    "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
 }
-_CONNECTIONS = 4  # saturate the server, which has one thread
+_GRANTED = {"Version": "2012-10-17", "Statement": [_STATEMENT]}
+_LIST_TAGS = "ListTagsForResource"  # Cloud Custodian calls it for every repository
+# Cloud Custodian calls STS at its start. STS calls have no X-Amz-Target.
+_CALLER_IDENTITY = (
+    b'<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
+    b"<Arn>arn:aws:iam::111122223333:root</Arn><UserId>111122223333</UserId><Account>111122223333</Account>"
+    b"</GetCallerIdentityResult></GetCallerIdentityResponse>"
+)
+_CONNECTIONS = 4  # saturate the server
 
 
-@dataclass(frozen=True)
-class Count:
-    """What came in since the registry was set up.
-
-    Attributes:
-        calls: how many calls.
-        throttled: how many of them were throttled.
-        policies: how many repositories have a policy.
-    """
+class Count(NamedTuple):
+    """The number of calls and throttled calls since the reset, and of repositories with a policy."""
 
     calls: int
     throttled: int
     policies: int
 
 
-class Registry:
-    """A registry in a process of its own."""
+class BenchEcr(FakeEcr):
+    """The fake ECR of the benchmark."""
 
-    def __init__(self, port: int) -> None:
-        """Stand on a server that runs."""
-        self._port = port
-        self.url = f"http://127.0.0.1:{port}"
+    def start(self) -> None:
+        """Start serving."""
+        self._exit_stack = ExitStack()
+        self._exit_stack.enter_context(self.serving())
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._exit_stack.close()
+
+    def endpoint(self) -> str:
+        """Return the endpoint URL."""
+        return self.url
 
     def reset(self, repositories: int, *, granted: bool, latency: float = 0, rate: float = 0) -> None:
-        """Begin anew, with repositories that all have the grant or no policy.
+        """Replace all repositories, and reset the counters.
 
         Args:
-            repositories: how many.
-            granted: whether they have the grant.
-            latency: seconds that each call takes.
-            rate: how many calls are served a second; 0 for any number.
+            repositories: the number of repositories.
+            granted: whether all repositories have the grant. Otherwise they have no policy.
+            latency: the duration of each call in seconds.
+            rate: the rate limit in calls a second, or 0 for no limit.
         """
-        self._call(
-            "Reset",
-            repositories=repositories,
-            policy=GRANTED if granted else None,
-            roles=[ROLE],
-            latency=latency,
-            rate=rate,
-        )
+        self.policies, self.roles, self.call_log = {}, {}, []
+        self.calls, self.throttled, self.latency = Counter(), 0, latency
+        operations = (LIST, READ, WRITE, _LIST_TAGS) if rate else ()
+        self.buckets = dict.fromkeys(operations, TokenBucket(rate, burst=rate))
+        self.create_role(ROLE)
+        self.create_repository(*(f"team-{number % 100}/app-{number}" for number in range(repositories)))
+        if granted and repositories:
+            first, *others = self.policies
+            self.set_policy(first, _GRANTED)
+            self.policies |= dict.fromkeys(others, self.policies[first])
 
     def count(self) -> Count:
         """Read the counters."""
-        told = self._call("Count")
-        return Count(sum(told["calls"].values()), told["throttled"], told["policies"])
+        policies = sum(policy is not None for policy in self.policies.values())
+        return Count(self.calls.total(), self.throttled, policies)
 
-    def ceiling(self, seconds: float = 2) -> float:
-        """Measure how many calls a second the server can answer at most."""
-        self.reset(1, granted=True)
-        body = b'{"repositoryName": "team-0/app-0"}'
-        request = (
-            b"POST / HTTP/1.1\r\nX-Amz-Target: AmazonEC2ContainerRegistry_V20150921.GetRepositoryPolicy\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-        )
-        over = time.monotonic() + seconds
+    def handle_request(self, target: str, body: bytes) -> tuple[int, bytes] | None:
+        """Handle a call to ECR or STS."""
+        return super().handle_request(target, body) if target else (200, _CALLER_IDENTITY)
 
-        def ask() -> None:
-            with socket.create_connection(("127.0.0.1", self._port)) as connection:
-                while time.monotonic() < over:
-                    connection.sendall(request)
-                    connection.recv(65536)
+    def _execute(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        if operation == _LIST_TAGS:
+            return {"tags": []}
+        if "repositoryNames" in request:
+            everything = self._describe_repositories(maxResults=len(self.policies))["repositories"]
+            names = request["repositoryNames"]
+            return {"repositories": [one for one in everything if one["repositoryName"] in names]}
+        return super()._execute(operation, request)
 
-        threads = [threading.Thread(target=ask) for _ in range(_CONNECTIONS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return self.count().calls / seconds
 
-    def _call(self, operation: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401 - it is JSON
-        connection = HTTPConnection("127.0.0.1", self._port)
-        connection.request("POST", "/", json.dumps(request), {"X-Amz-Target": f"Bench.{operation}"})
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-        connection.close()
-        return answer
+class _Manager(BaseManager):
+    """Starts the registry's process."""
+
+
+_Manager.register("BenchEcr", BenchEcr)
 
 
 @contextmanager
-def registry() -> Iterator[Registry]:
-    """Run a registry for a while."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.server"], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout  # noqa: S101 - it was asked for
+def registry() -> Iterator[BenchEcr]:
+    """Run the registry until the block ends, and yield a proxy of it."""
+    with _Manager(ctx=get_context("spawn")) as manager:
+        ecr: BenchEcr = manager.BenchEcr()  # type: ignore[attr-defined]
+        ecr.start()
         try:
-            yield Registry(int(server.stdout.readline()))
+            yield ecr
         finally:
-            server.kill()
+            ecr.stop()
+
+
+def capacity(ecr: BenchEcr, seconds: float = 2) -> float:
+    """Measure the maximum number of calls a second that the registry can answer."""
+    ecr.reset(1, granted=True)
+    host, port = ecr.endpoint().removeprefix("http://").split(":")
+    body = b'{"repositoryName": "team-0/app-0"}'
+    headers = b"X-Amz-Target: Version.GetRepositoryPolicy\r\nContent-Length: %d" % len(body)
+    deadline = time.monotonic() + seconds
+
+    def send_calls(_: int) -> None:
+        with socket.create_connection((host, int(port))) as connection:
+            while time.monotonic() < deadline:
+                connection.sendall(b"POST / HTTP/1.1\r\n%b\r\n\r\n%b" % (headers, body))
+                connection.recv(65536)
+
+    with ThreadPoolExecutor(_CONNECTIONS) as threads:
+        list(threads.map(send_calls, range(_CONNECTIONS)))
+    return ecr.count().calls / seconds

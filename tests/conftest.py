@@ -1,4 +1,4 @@
-"""What all tests share: no way to a real AWS, and the events of `events/`."""
+"""Shared test setup: no access to the real AWS, and a fixture for the events in `events/`."""
 
 import json
 import os
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from local.aws import clean_environment
+from devstack.aws import clean_environment
 
 _environment = clean_environment()
 os.environ.clear()
 os.environ.update(_environment)
-# As the template sets it to the stack's name.
+# The template sets this variable to the stack's name.
 os.environ["POWERTOOLS_SERVICE_NAME"] = "ecr-allow-pull"
 
 EVENTS = Path(__file__).parent.parent / "events"

@@ -6,16 +6,16 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
-    from handler.check import Check, Roles
     from handler.policy import InvalidPolicy, PolicyTooLong, foreign, granted, parse
+    from handler.reconciler import Check, Roles
     from handler.request import InvalidEvent
     from handler.settings import Settings
-    from handler.triggers import Home
+    from handler.triggers import FunctionIdentity
     from handler.triggers import parse as parse_event
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 SETTINGS = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
-HOME = Home("111122223333", "us-east-1", identity="ourselves")
+FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 
 
 class OnePolicy:
@@ -26,11 +26,11 @@ class OnePolicy:
         self.text = text
         self.writes = 0
 
-    def policy_text(self, _: str) -> str:
+    def get_policy(self, _: str) -> str:
         """Give the policy."""
         return self.text
 
-    def set_policy_text(self, _: str, text: str) -> None:
+    def set_policy(self, _: str, text: str) -> None:
         """Take a policy, if it is what should have been written."""
         before, after = parse(self.text), parse(text)
         text.encode()
@@ -58,7 +58,7 @@ def read_an_event(text: str) -> None:
     except (ValueError, RecursionError):
         return
     try:
-        parse_event(event, HOME)
+        parse_event(event, FUNCTION)
     except InvalidEvent:
         return
 

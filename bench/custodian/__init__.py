@@ -1,1 +1,1 @@
-"""Cloud Custodian, set to the same job."""
+"""Cloud Custodian, with a policy for the same task."""

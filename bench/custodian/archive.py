@@ -1,11 +1,10 @@
-"""Writes the Lambda archive that Cloud Custodian itself would deploy for a policy. Runs in its environment.
+"""Writes the Lambda package that Cloud Custodian deploys for a policy. Runs in its virtual environment.
 
-Arguments: the file of policies with one in it, and where to write the archive.
+Arguments: the policy file, the policy's name and the path of the package.
 """
 
 import shutil
 import sys
-from pathlib import Path
 
 from c7n.config import Config
 from c7n.mu import PolicyLambda
@@ -14,10 +13,10 @@ from c7n.resources import load_resources
 from c7n.structure import StructureParser
 from c7n.utils import load_file
 
-policies, archive = map(Path, sys.argv[1:])
-data = load_file(str(policies))
+policy_file, name, package = sys.argv[1:]
+data = load_file(policy_file)
 load_resources(StructureParser().get_resource_types(data))
 options = Config.empty(account_id="111122223333", region="us-east-1")
-[policy] = PolicyCollection.from_data(data, options)
-made = PolicyLambda(policy).get_archive()  # its file goes when it goes
-shutil.copy(made.path, archive)
+[policy] = PolicyCollection.from_data(data, options).filter([name])
+archive = PolicyLambda(policy).get_archive()  # deletes its file when it is garbage-collected
+shutil.copy(archive.path, package)

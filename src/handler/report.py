@@ -1,62 +1,64 @@
 """The report: what one invocation did, as it is logged and answered."""
 
+import json
 from collections import Counter
 from datetime import UTC, datetime
 
-from aws_lambda_powertools import Logger
-
-from handler import metrics
+from handler.observability import emit_metrics, logger
 from handler.request import Request
-from handler.result import Outcome, Result, Urgency
+from handler.result import Outcome, Result, Severity
 
-# Lambda filters lines by level only if their time is in this form.
-logger = Logger(use_rfc3339=True, location=None)
-
-# However many repositories there are, the answer and the error stay small enough to read.
+# The answer and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS = 100
+_MAX_DETAILS_SIZE = 200_000  # characters
 _MAX_NAMED = 10
 
 _WHY_REFUSED = (
-    "it does not exist, or was made less than a minute ago. Create it, or take it out of WorkerRoleArns"
+    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns"
 )
 
 
-class ChecksFailed(Exception):
-    """Some repositories do not carry the grant for every worker role; what could be done was done."""
+class RepositoriesFailed(Exception):
+    """Some repositories lack the grant for a worker role; all else was done."""
 
 
 def reject(error: Exception) -> dict[str, object]:
-    """Log and count what is wrong with the caller's event or the settings, and give it as the answer."""
-    logger.error("rejected", extra={"reason": str(error)})
-    metrics.emit({"Rejected": 1}, {})
+    """Log and count an invalid event or setting, and return it as the answer."""
+    logger.error("invalid input", extra={"reason": str(error)})
+    emit_metrics({"InvalidInput": 1}, {})
     return {"error": str(error)}
 
 
 class Report:
-    """The results of one invocation: totals of all, details of some."""
+    """The results of one invocation: the totals of all, the details of some.
+
+    Attributes:
+        unmatched: the patterns that matched no repository in scope.
+        continued: whether a new invocation continues the sweep. It also takes over the failures.
+    """
 
     def __init__(self, request: Request, *, dry_run: bool) -> None:
-        """Begin the report on a request; in a `dry_run` nothing is written."""
+        """Start the report on a request; in a `dry_run` nothing is written."""
+        self.unmatched: tuple[str, ...] = ()
+        self.continued = False
         self._request = request
         self._dry_run = dry_run
-        self._failed_before = request.resume.failed if request.resume else 0
-        self._seconds_to_pullable: dict[str, float] = {}
-        self._handed_over = False
-        self.unmatched: list[str] = []
+        self._failed_before = request.checkpoint.failed_more if request.checkpoint else 0
+        self._seconds_to_grant: dict[str, float] = {}
         self._totals: Counter[Outcome] = Counter()
-        self._urgencies: Counter[Urgency] = Counter()
+        self._severities: Counter[Severity] = Counter()
         self._refused: Counter[str] = Counter()
         self._denied = 0
         self._denied_always = 0
-        self._kept: dict[Urgency, list[Result]] = {urgency: [] for urgency in Urgency}
+        self._details: dict[Severity, list[Result]] = {severity: [] for severity in Severity}
 
     def add(self, result: Result) -> None:
-        """Count a result, and log it unless it says nothing new."""
-        urgency = Urgency.of(result)
+        """Count a result, and log it unless nothing changed."""
+        severity = Severity.of(result)
         self._totals[result.outcome] += 1
-        self._urgencies[urgency] += 1
-        if len(self._kept[urgency]) < _MAX_DETAILS:
-            self._kept[urgency].append(result)
+        self._severities[severity] += 1
+        if len(self._details[severity]) < _MAX_DETAILS:
+            self._details[severity].append(result)
         for role in result.refused:
             if role not in self._refused:
                 logger.error("role refused", extra={"role": role, "reason": _WHY_REFUSED})
@@ -65,95 +67,108 @@ class Report:
             self._denied += 1
             self._denied_always += any(not denial.conditional for denial in result.denied_by)
             logger.warning("pull denied", extra=result.details())
-        if result.outcome is Outcome.FAILED:
-            logger.error("check failed", extra=result.details())
-        elif self._request.healing and result.outcome is Outcome.ATTACHED:
-            logger.warning("healed", extra=result.details())
-        elif result.outcome is not Outcome.UNCHANGED:
-            logger.info("checked", extra=result.details())
+        self._log_outcome(result)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
-            self._seconds_to_pullable["SecondsToPullable"] = max(since.total_seconds(), 0)
+            self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
+
+    def _log_outcome(self, result: Result) -> None:
+        match result.outcome:
+            case Outcome.UNCHANGED:
+                pass
+            case Outcome.FAILED:
+                logger.error("reconcile failed", extra=result.details())
+            case Outcome.INTERRUPTED:
+                logger.warning("interrupted", extra=result.details())
+            case Outcome.ATTACHED if self._request.after_policy_change:
+                logger.warning("drift corrected", extra=result.details())
+            case _:
+                logger.info("reconciled", extra=result.details())
+
+    def log(self) -> None:
+        """Log the totals, and write the metrics."""
+        attached = self._totals[Outcome.ATTACHED]
+        counts = {
+            "Attached": attached,
+            "Unchanged": self._totals[Outcome.UNCHANGED],
+            "DriftCorrected": attached if self._request.after_policy_change else 0,
+            "Failed": self._failed,
+            "RolesRefused": len(self._refused),
+            "PullsDenied": self._denied_always,
+            "PullsDeniedConditionally": self._denied - self._denied_always,
+        }
+        emit_metrics(counts, self._seconds_to_grant)
+        totals = {key: value for key, value in self.answer().items() if key != "repositories"}
+        logger.info("report", extra=totals)
 
     def answer(self) -> dict[str, object]:
-        """Give the totals, and the details up to a limit: failures first, the unchanged only among few."""
+        """Return the totals, and details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
-        listed = [result for urgency in Urgency for result in self._sorted(urgency)]
-        if checked > _MAX_DETAILS:
-            listed = [result for result in listed if Urgency.of(result) is not Urgency.UNCHANGED]
+        details = self._listed_details(include_unchanged=checked <= _MAX_DETAILS)
         answer: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
             "outcomes": {outcome.value: count for outcome, count in self._totals.items()},
-            "repositories": [result.details() for result in listed[:_MAX_DETAILS]],
-            "truncated": checked - self._urgencies[Urgency.UNCHANGED] > _MAX_DETAILS,
+            "repositories": details,
+            "truncated": len(details)
+            < checked - (checked > _MAX_DETAILS) * self._severities[Severity.UNCHANGED],
         }
-        further = {
+        optional = {
             "refused_roles": [
                 {"role": role, "missing_in": count, "reason": _WHY_REFUSED}
                 for role, count in sorted(self._refused.items())
             ],
             "denied": self._denied,
-            "unmatched": self.unmatched,
-            "handed_over": self._handed_over,
+            "unmatched": list(self.unmatched[:_MAX_DETAILS]),
+            "handed_over": self.continued,
             "ignored": self._request.ignored,
         }
-        return answer | {key: value for key, value in further.items() if value}
+        return answer | {key: value for key, value in optional.items() if value}
 
-    @property
-    def failed(self) -> int:
-        """How many repositories lack the grant for a worker role, in this and earlier invocations."""
-        return self._failed_here + self._failed_before
-
-    @property
-    def _failed_here(self) -> int:
-        return self._urgencies[Urgency.FAILED] + self._urgencies[Urgency.LACKS_A_REFUSED_ROLE]
-
-    def log(self) -> dict[str, object]:
-        """Log and measure the totals and give the answer, be there failures or not."""
-        answer = self.answer()
-        attached = self._totals[Outcome.ATTACHED]
-        counts = {
-            "Attached": attached,
-            "Unchanged": self._totals[Outcome.UNCHANGED],
-            "Healed": attached if self._request.healing else 0,
-            "Failed": self._failed_here,
-            "RolesRefused": len(self._refused),
-            "PullsDenied": self._denied_always,
-            "PullsDeniedOnCondition": self._denied - self._denied_always,
-        }
-        metrics.emit(counts, self._seconds_to_pullable)
-        logger.info("report", extra={key: value for key, value in answer.items() if key != "repositories"})
-        return answer
-
-    def close(self, *, handed_over: bool = False) -> dict[str, object]:
-        """Log the totals and give the answer.
-
-        Failures of an invocation that `handed_over` are left to the one that ends the sweep: for an
-        error here, Lambda would run, and hand over, the same again.
+    def raise_for_failures(self) -> None:
+        """Raise if a repository failed, unless a new invocation continues the sweep and retries it.
 
         Raises:
-            ChecksFailed: a repository failed; names it and why.
+            RepositoriesFailed: names the repositories and the reasons.
         """
-        self._handed_over = handed_over
-        answer = self.log()
-        if self.failed and not handed_over:
-            raise ChecksFailed(self._failures(answer["checked"]))
-        return answer
+        if (self._failed or self._failed_before) and not self.continued:
+            raise RepositoriesFailed(". ".join(self._failures()))
 
-    def _failures(self, checked: object) -> str:
-        told = [
+    @property
+    def _failed(self) -> int:
+        return self._severities[Severity.FAILED] + self._severities[Severity.ROLE_REFUSED]
+
+    def _failures(self) -> list[str]:
+        checked = self._totals.total()
+        failures = [
             f"ECR refused the worker role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
             for role, count in sorted(self._refused.items())
         ]
-        if count := self._urgencies[Urgency.FAILED]:
-            named = self._sorted(Urgency.FAILED)[:_MAX_NAMED]
+        if count := self._severities[Severity.FAILED]:
+            named = self._sorted(Severity.FAILED)[:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
-            told.append(f"{count} of {checked} repositories failed: {reasons}{more}")
+            failures.append(f"{count} of {checked} repositories failed: {reasons}{more}")
         if self._failed_before:
-            told.append(f"{self._failed_before} failed in earlier invocations of the sweep, named in the log")
-        return ". ".join(told)
+            failures.append(
+                f"{self._failed_before} more failed in earlier invocations of the sweep and are named in the "
+                'log. Run a sweep of all: {"repositories": ["*"]}'
+            )
+        return failures
 
-    def _sorted(self, urgency: Urgency) -> list[Result]:
-        return sorted(self._kept[urgency], key=lambda result: result.repository)
+    def _listed_details(self, *, include_unchanged: bool) -> list[dict[str, object]]:
+        listed: list[dict[str, object]] = []
+        size = 0
+        for severity in Severity:
+            if severity is Severity.UNCHANGED and not include_unchanged:
+                continue
+            for result in self._sorted(severity):
+                details = result.details()
+                size += len(json.dumps(details))
+                if len(listed) == _MAX_DETAILS or size > _MAX_DETAILS_SIZE:
+                    return listed
+                listed.append(details)
+        return listed
+
+    def _sorted(self, severity: Severity) -> list[Result]:
+        return sorted(self._details[severity], key=lambda result: result.repository)

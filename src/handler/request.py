@@ -1,4 +1,4 @@
-"""A request: which repositories to check, and the payload by which people ask for it. Pure."""
+"""The request: which repositories to reconcile, and the payload that asks for them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,84 +8,96 @@ from handler.scope import InvalidPattern, validate_pattern
 
 type Json = Mapping[str, object]
 
-_FORM = (
-    'the payload should look like {"repositories": ["team/app", "ml/*"], "dry_run": true}: '
-    '"repositories" lists names or globs ("*" for all in scope), "dry_run" may be left out'
+# As many names fit into the payload of an asynchronous invocation (1 MB), besides a page of names.
+MAX_FAILED_NAMES = 1000
+
+_EXPECTED_FORM = (
+    'the payload must look like {"repositories": ["team/app", "ml/*"], "dry_run": true}: '
+    '"repositories" lists names or globs ("*" for all in scope), "dry_run" is optional'
 )
 
 
 class InvalidEvent(ValueError):
-    """An event or payload that cannot be acted on; the message says why and what is right."""
+    """An event or payload that cannot be processed; the message says why and gives the correct form."""
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
-    """Where a sweep goes on, and what is left to say at its end.
+class Checkpoint:
+    """The state of a sweep that continues in a new invocation.
 
     Attributes:
-        token: the page to list next, as ECR gave it; None for the first.
+        token: the next page to list, as ECR gave it; None for the first.
         unmatched: the globs that matched no repository so far.
-        failed: how many repositories failed so far.
+        failed: the repositories that failed so far; the last invocation reconciles them once more.
+        failed_more: how many failed beyond the `MAX_FAILED_NAMES` that are named.
+        relistings: how often the listing started again, because ECR no longer accepted a token.
     """
 
     token: str | None = None
     unmatched: tuple[str, ...] = ()
-    failed: int = 0
+    failed: tuple[str, ...] = ()
+    failed_more: int = 0
+    relistings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The repositories to check, by name or glob; or none, and why the event was ignored.
+    """The repositories to reconcile; or none, and why the event is ignored.
 
     Attributes:
-        repositories: their names, or globs.
-        dry_run: nothing is to be written.
-        may_be_new: ECR may not know them everywhere yet.
-        created_at: when the repository was made, if that is what happened.
-        healing: somebody changed the policy, so that a grant which is missing was undone.
-        resume: where a sweep goes on.
-        ignored: why the event asks for nothing, if it does.
+        repositories: names or globs.
+        dry_run: write nothing.
+        may_be_new: ECR may not find the repositories yet.
+        created_at: when the repository was created, if the event says so.
+        after_policy_change: the policy was changed by another caller, so a missing grant is drift.
+        checkpoint: where a sweep continues.
+        ignored: why the event asks for nothing, if so.
     """
 
     repositories: tuple[str, ...] = ()
     dry_run: bool = False
     may_be_new: bool = False
     created_at: datetime | None = None
-    healing: bool = False
-    resume: Resume | None = None
+    after_policy_change: bool = False
+    checkpoint: Checkpoint | None = None
     ignored: str = ""
 
     def payload(self) -> dict[str, object]:
-        """Write the request as the payload that asks for it."""
+        """Return the payload that asks for this request."""
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
-        if self.resume:
-            payload["resume"] = asdict(self.resume)
+        if self.checkpoint:
+            payload["checkpoint"] = asdict(self.checkpoint)
         return payload
 
 
 def from_payload(payload: object) -> Request:
-    """Read a payload, written by hand or handed over by the function itself.
+    """Parse a payload, written by a person or by the function itself.
 
     Raises:
-        InvalidEvent: it is wrong; says what is, and shows the right form.
+        InvalidEvent: it is wrong; says what is wrong, and shows the correct form.
     """
     if not isinstance(payload, dict):
-        raise InvalidEvent(f"the payload is not a JSON object; {_FORM}")
-    if unknown := payload.keys() - {"repositories", "dry_run", "resume"}:
-        raise InvalidEvent(f"the payload has unknown fields: {', '.join(sorted(map(str, unknown)))}; {_FORM}")
+        raise InvalidEvent(f"the payload is not a JSON object; {_EXPECTED_FORM}")
+    if unknown := payload.keys() - {"repositories", "dry_run", "checkpoint"}:
+        names = ", ".join(sorted(map(str, unknown)))
+        raise InvalidEvent(f"the payload has unknown fields: {names}; {_EXPECTED_FORM}")
     patterns = payload.get("repositories")
+    checkpoint = _checkpoint(payload.get("checkpoint"))
     if not isinstance(patterns, list) or not patterns:
-        raise InvalidEvent(f'"repositories" is not a list of at least one name or glob; {_FORM}')
+        raise InvalidEvent(f'"repositories" is not a list of at least one name or glob; {_EXPECTED_FORM}')
     dry_run = payload.get("dry_run", False)
     if not isinstance(dry_run, bool):
-        raise InvalidEvent(f'"dry_run" is neither true nor false; {_FORM}')
-    names = tuple(dict.fromkeys(map(_pattern, patterns)))
-    return Request(names, dry_run=dry_run, resume=_resume(payload.get("resume")))
+        raise InvalidEvent(f'"dry_run" is neither true nor false; {_EXPECTED_FORM}')
+    return Request(_patterns(patterns), dry_run=dry_run, checkpoint=checkpoint)
+
+
+def _patterns(values: list[object]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(_pattern, values)))
 
 
 def _pattern(value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidEvent(f'"repositories" holds something that is not a text; {_FORM}')
+        raise InvalidEvent(f'"repositories" holds something that is not a string; {_EXPECTED_FORM}')
     try:
         validate_pattern(value)
     except InvalidPattern as error:
@@ -93,10 +105,16 @@ def _pattern(value: object) -> str:
     return value
 
 
-def _resume(value: object) -> Resume | None:
-    if value is None:
-        return None
+def _checkpoint(value: object) -> Checkpoint | None:
     match value:
-        case {"token": str() | None as token, "unmatched": [*globs], "failed": int() as failed}:
-            return Resume(token, tuple(map(_pattern, globs)), failed)
-    raise InvalidEvent(f'"resume" is for the function alone, when it hands over a sweep; {_FORM}')
+        case None:
+            return None
+        case {
+            "token": str() | None as token,
+            "unmatched": [*unmatched],
+            "failed": [*failed],
+            "failed_more": int() as failed_more,
+            "relistings": int() as relistings,
+        }:
+            return Checkpoint(token, _patterns(unmatched), _patterns(failed), failed_more, relistings)
+    raise InvalidEvent(f'only the function itself writes a "checkpoint"; {_EXPECTED_FORM}')

@@ -1,13 +1,13 @@
-"""The result of one check: what became of it, and how urgent it is to tell."""
+"""The result of reconciling one repository, and its severity. Pure."""
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 
-from handler.foreign import Denial
+from handler.denials import Denial
 
 
 class Outcome(StrEnum):
-    """What became of one check."""
+    """The outcome of reconciling one repository."""
 
     ATTACHED = "attached"
     UNCHANGED = "unchanged"
@@ -15,20 +15,21 @@ class Outcome(StrEnum):
     OUT_OF_SCOPE = "out_of_scope"
     GONE = "gone"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One repository's check.
+    """The result of reconciling one repository.
 
     Attributes:
         repository: its name.
-        outcome: what became of the check.
-        added: whom our statement gained.
-        removed: whom our statement lost.
-        refused: the worker roles that it lacks, because ECR refuses them.
-        denied_by: the statements that deny worker roles a pull.
-        reason: why the check failed.
+        outcome: the outcome.
+        added: the principals that our statements gained.
+        removed: the principals that our statements lost.
+        refused: the worker roles that it lacks because they do not exist.
+        denied_by: the foreign statements that deny worker roles the pull.
+        reason: why it failed.
     """
 
     repository: str
@@ -39,39 +40,44 @@ class Result:
     denied_by: tuple[Denial, ...] = ()
     reason: str = ""
 
+    @property
+    def lacks_grant(self) -> bool:
+        """Whether a worker role lacks the grant."""
+        return self.outcome is Outcome.FAILED or bool(self.refused)
+
     def details(self) -> dict[str, object]:
-        """Give what is known, without what is empty. The refused roles are the whole report's."""
+        """Return the fields that are not empty, for the report. Refused roles are listed once per report."""
         known = {
             "repository": self.repository,
             "outcome": self.outcome.value,
             "added": list(self.added),
             "removed": list(self.removed),
-            "denied_by": [_details_of(denial) for denial in self.denied_by],
+            "denied_by": [_denial_details(denial) for denial in self.denied_by],
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
 
 
-def _details_of(denial: Denial) -> dict[str, object]:
+def _denial_details(denial: Denial) -> dict[str, object]:
     details: dict[str, object] = {"statement": denial.statement, "roles": list(denial.roles)}
     return details | {"conditional": True} if denial.conditional else details
 
 
-class Urgency(IntEnum):
-    """In what order the answer lists results."""
+class Severity(IntEnum):
+    """The order in which the answer lists results."""
 
     FAILED = auto()
-    LACKS_A_REFUSED_ROLE = auto()
+    ROLE_REFUSED = auto()
     DENIED = auto()
     CHANGED = auto()
-    NOT_CHECKED = auto()
+    SKIPPED = auto()
     UNCHANGED = auto()
 
     @classmethod
-    def of(cls, result: Result) -> "Urgency":
-        """Tell how urgent a result is."""
+    def of(cls, result: Result) -> "Severity":
+        """Return the severity of a result."""
         if result.refused:
-            return cls.LACKS_A_REFUSED_ROLE
+            return cls.ROLE_REFUSED
         if result.outcome is Outcome.FAILED:
             return cls.FAILED
         if result.denied_by:
@@ -81,4 +87,4 @@ class Urgency(IntEnum):
                 return cls.UNCHANGED
             case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
                 return cls.CHANGED
-        return cls.NOT_CHECKED
+        return cls.SKIPPED

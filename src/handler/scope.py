@@ -1,4 +1,4 @@
-"""Which repositories: their names, the globs that select them, and the scope made of globs. Pure."""
+"""Repository names, the globs that select them, and the scope. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Self
 
-# CreateRepository's own rule for `repositoryName`, from the ECR API reference.
+# The rule of CreateRepository for `repositoryName`, from the ECR API reference.
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
 _NAME_LENGTH = range(2, 256 + 1)
 _GLOB = re.compile(r"(?:[a-z0-9._/*?-]|\[!?[a-z0-9._/-]+\])+")
-_NO_PATH = re.compile(r"/.*|.*//.*|.*/")
+_INVALID_PATH = re.compile(r"/.*|.*//.*|.*/")
 _ADDRESS = ".dkr.ecr."
 _WILDCARDS = frozenset("*?[")
 
 
 class InvalidPattern(ValueError):
-    """A text that can be neither a repository name nor a glob that selects some."""
+    """A pattern that is neither a repository name nor a glob that could match one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Scope:
 
     @classmethod
     def parse(cls, patterns: Iterable[str]) -> Self:
-        """Make the scope of globs, in which `*` also matches `/` and `!glob` takes out.
+        """Parse globs, in which `*` also matches `/`, and `!glob` excludes.
 
-        The order of the patterns has no meaning: what any `!glob` matches is out.
+        The order of the patterns does not matter: what any `!glob` matches is excluded.
 
         Raises:
-            InvalidPattern: a glob could match no repository, or none selects any.
+            InvalidPattern: a glob could match no repository, or none includes any.
         """
         included: list[str] = []
         excluded: list[str] = []
@@ -42,29 +42,31 @@ class Scope:
             glob = pattern.removeprefix("!")
             validate_pattern(glob)
             if pattern == "!*":
-                raise InvalidPattern("'!*' takes out every repository")
+                raise InvalidPattern("'!*' excludes every repository")
             (included if glob == pattern else excluded).append(glob)
         if not included:
-            raise InvalidPattern('it selects nothing: begin with what is in, for example "*,!scratch/*"')
+            raise InvalidPattern(
+                'it includes nothing: start with what to include, for example "*,!scratch/*"'
+            )
         return cls(tuple(included), tuple(excluded))
 
     def __contains__(self, name: str) -> bool:
-        """Whether the repository of this name is in scope."""
+        """Return whether the repository of this name is in scope."""
         return matches_any(name, self.included) and not matches_any(name, self.excluded)
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether the pattern may select several repositories rather than name one."""
+    """Return whether the pattern may match several repositories rather than name one."""
     return not _WILDCARDS.isdisjoint(pattern)
 
 
 def is_repository_name(name: str) -> bool:
-    """Whether ECR could hold a repository of this name."""
+    """Return whether ECR could hold a repository of this name."""
     return len(name) in _NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
 def matches_any(name: str, globs: Iterable[str]) -> bool:
-    """Whether one of the globs matches the whole name."""
+    """Return whether one of the globs matches the whole name."""
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
@@ -83,8 +85,8 @@ def validate_pattern(pattern: str) -> None:
             f"{pattern!r} is not a name that an ECR repository can have "
             "(2-256 characters: lower-case letters and digits, with single . _ / or -, __ or -- between them)"
         )
-    if not _GLOB.fullmatch(pattern) or _NO_PATH.fullmatch(pattern):
+    if not _GLOB.fullmatch(pattern) or _INVALID_PATH.fullmatch(pattern):
         raise InvalidPattern(
             f"{pattern!r} matches no name that an ECR repository can have "
-            "(a glob is made of lower-case letters, digits, . _ / - and the wildcards * ? [abc] [!abc])"
+            "(a glob holds lower-case letters, digits, . _ / - and the wildcards * ? [abc] [!abc])"
         )

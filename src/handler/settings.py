@@ -1,4 +1,4 @@
-"""The settings: the environment, checked once at cold start. Pure."""
+"""The settings: environment variables, validated once per cold start. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -10,44 +10,44 @@ from handler.scope import InvalidPattern, Scope
 _EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 # The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
 _ROLE = re.compile(r"arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/(?:[A-Za-z0-9_+=.@-]+/)*[A-Za-z0-9_+=.@-]{1,64}")
-# What people give instead, and what each of them probably means.
-_SLIPS = (
+# What people enter instead, each with a hint.
+_COMMON_MISTAKES = (
     (
         re.compile(r"arn:.*arn:.*"),
         "is more than one ARN; separate the worker roles by commas",
     ),
     (
         re.compile(r".*[*?].*"),
-        "is a wildcard, which would let strangers pull; name each worker role by its own ARN",
+        "is a wildcard, which would grant the pull to others too; list each worker role by its own ARN",
     ),
     (
         re.compile(
             r"arn:(?P<partition>[^:]+):sts::(?P<account>[0-9]{12}):assumed-role/(?P<name>[^/]+)(?:/.*)?"
         ),
         (
-            "is a session of a role, not the role; you probably mean "
-            "arn:{partition}:iam::{account}:role/{name} (with its path before the name, if it has one)"
+            "is a session of a role, not the role; use "
+            "arn:{partition}:iam::{account}:role/{name} (with the path before the name, if the role has one)"
         ),
     ),
     (
         re.compile(r"arn:(?P<partition>[^:]+):iam::(?P<account>[0-9]{12}):instance-profile/(?P<name>.+)"),
         (
-            "is an instance profile; give the ARN of the role in it, probably "
+            "is an instance profile; use the ARN of its role, probably "
             "arn:{partition}:iam::{account}:role/{name}"
         ),
     ),
     (
         re.compile(r"arn:[^:]+:iam::[0-9]{12}:user/.+"),
-        f"is an IAM user; name the role that the worker nodes run under, for example {_EXAMPLE_ROLE}",
+        f"is an IAM user; use the role that the worker nodes run under, for example {_EXAMPLE_ROLE}",
     ),
     (
         re.compile(r"[0-9]{12}|arn:[^:]+:iam::[0-9]{12}:root"),
-        f"is a whole account; name the worker role in it, for example {_EXAMPLE_ROLE}",
+        f"is a whole account; use the worker role in the account, for example {_EXAMPLE_ROLE}",
     ),
     (
         re.compile(r"(?P<name>[A-Za-z0-9_+=.@-]{1,64})"),
         (
-            "is only a name; give the role's whole ARN, "
+            "is only a name; use the role's full ARN, "
             "arn:aws:iam::ACCOUNT:role/{name} with the data plane's account"
         ),
     ),
@@ -55,16 +55,16 @@ _SLIPS = (
 
 
 class InvalidSetting(ValueError):
-    """A setting that the function cannot start with."""
+    """An environment variable that is missing or wrong."""
 
-    def __init__(self, variable: str, value: str, mend: str) -> None:
-        """Say which variable is wrong, what it holds, and how to mend it."""
-        super().__init__(f"{variable} is {value!r}: {mend}")
+    def __init__(self, variable: str, value: str, hint: str) -> None:
+        """Name the variable, its value, and how to correct it."""
+        super().__init__(f"{variable} is {value!r}: {hint}")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the deployer configured. Nothing else can name a principal."""
+    """What the deployer configured. Principals come from here alone."""
 
     worker_role_arns: tuple[str, ...]
     scope: Scope
@@ -76,7 +76,7 @@ class Settings:
         """Read the settings from environment variables.
 
         Raises:
-            InvalidSetting: a variable is missing or wrong; names it, its value and the mend.
+            InvalidSetting: a variable is missing or wrong; gives its name, its value and the correction.
         """
         mode = _choice(environment, "MODE", default="enforce", other="plan")
         remove = _choice(environment, "REMOVE_UNLISTED_ROLES", default="false", other="true")
@@ -91,30 +91,30 @@ class Settings:
 def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
     variable = "WORKER_ROLE_ARNS"
     value = environment.get(variable, "")
-    arns = _listed(value)
+    arns = _split_csv(value)
     if not arns:
         raise InvalidSetting(
-            variable, value, f"name at least one worker role by its ARN, for example {_EXAMPLE_ROLE}"
+            variable, value, f"list the ARN of at least one worker role, for example {_EXAMPLE_ROLE}"
         )
     for arn in arns:
         if not _ROLE.fullmatch(arn):
-            raise InvalidSetting(variable, value, f"{arn!r} {_mend_role(arn)}")
+            raise InvalidSetting(variable, value, f"{arn!r} {_role_hint(arn)}")
     return tuple(dict.fromkeys(arns))
 
 
-def _mend_role(given: str) -> str:
-    for slip, mend in _SLIPS:
-        if match := slip.fullmatch(given):
-            return mend.format_map(match.groupdict())
+def _role_hint(value: str) -> str:
+    for mistake, hint in _COMMON_MISTAKES:
+        if match := mistake.fullmatch(value):
+            return hint.format_map(match.groupdict())
     return f"is not the ARN of an IAM role; it should look like {_EXAMPLE_ROLE}"
 
 
 def _scope(environment: Mapping[str, str]) -> Scope:
     variable = "REPOSITORIES"
     value = environment.get(variable, "*")
-    patterns = _listed(value)
+    patterns = _split_csv(value)
     if not patterns:
-        raise InvalidSetting(variable, value, 'give globs separated by commas, or "*" for all repositories')
+        raise InvalidSetting(variable, value, 'list globs, separated by commas, or "*" for all repositories')
     try:
         return Scope.parse(patterns)
     except InvalidPattern as error:
@@ -128,5 +128,5 @@ def _choice(environment: Mapping[str, str], variable: str, *, default: str, othe
     return choice
 
 
-def _listed(value: str) -> list[str]:
+def _split_csv(value: str) -> list[str]:
     return [item for part in value.split(",") if (item := part.strip())]

@@ -1,4 +1,4 @@
-"""Any event -> the repositories that it asks to check. Pure."""
+"""The triggers: an EventBridge event or a payload becomes a request. Pure."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,97 +12,97 @@ _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*
 
 _EVENT_ID = re.compile(r"[0-9a-fA-F-]{1,64}")
 _CLOUDTRAIL = ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail")
-# What each event says of itself when an image has arrived.
-_ARRIVALS: dict[str, Json] = {
+# The events of ECR itself that say that an image was pushed, and what their detail holds then.
+_IMAGE_EVENTS: dict[str, Json] = {
     "ECR Image Action": {"result": "SUCCESS", "action-type": "PUSH"},
     "ECR Pull Through Cache Action": {"sync-status": "SUCCESS"},
     "ECR Replication Action": {"result": "SUCCESS"},
 }
-_DEPLOYED = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+_DEPLOYED_STATUSES = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """Where the function is, and who it is: the session of its role, as CloudTrail names callers."""
+class FunctionIdentity:
+    """The account and region of the function, and the ARN by which CloudTrail records it as a caller."""
 
     account: str
     region: str
-    identity: str
+    caller_arn: str
 
 
-def parse(event: object, home: Home) -> Request:
-    """Read an EventBridge event, or a payload written by hand.
+def parse(event: object, function: FunctionIdentity) -> Request:
+    """Parse an EventBridge event, or a payload written by a person.
 
-    An event only names repositories: neither it nor a payload can name a principal.
+    An event only names repositories. Neither an event nor a payload can name a principal.
 
     Raises:
         InvalidEvent: it is neither, it is wrong, or it comes from another account or region.
     """
     if isinstance(event, dict) and "detail-type" in event:
-        return _from_eventbridge(event, home)
+        return _from_eventbridge(event, function)
     return from_payload(event)
 
 
 def event_id(event: object) -> str:
-    """Give the id of an EventBridge event, or nothing for a payload."""
-    told = event.get("id") if isinstance(event, dict) and "detail-type" in event else None
-    return told if isinstance(told, str) and _EVENT_ID.fullmatch(told) else ""
+    """Return the id of an EventBridge event, or an empty string for a payload."""
+    value = event.get("id") if isinstance(event, dict) and "detail-type" in event else None
+    return value if isinstance(value, str) and _EVENT_ID.fullmatch(value) else ""
 
 
-def _from_eventbridge(event: Json, home: Home) -> Request:
+def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request:
     detail = event.get("detail")
     if not isinstance(detail, dict):
         raise InvalidEvent('the EventBridge event has no "detail" object')
-    read = _reader(event, detail)
-    if read is None:
+    to_request = _parser_of(event, detail)
+    if to_request is None:
         return Request(ignored="not an event that this function acts on")
-    came_from = (event.get("account"), event.get("region"))
-    if came_from != (home.account, home.region):
+    account, region = event.get("account"), event.get("region")
+    if (account, region) != (function.account, function.region):
         raise InvalidEvent(
-            f"the event comes from account {came_from[0]}, region {came_from[1]}, and this function keeps "
-            f"the registry of account {home.account}, region {home.region}: deploy the stack there as well"
+            f"the event comes from account {account}, region {region}, and this function manages the "
+            f"registry of account {function.account}, region {function.region}: deploy the stack there too"
         )
-    return read(event, detail, home)
+    return to_request(event, detail, function)
 
 
-def _reader(event: Json, detail: Json) -> Callable[[Json, Json, Home], Request] | None:
-    kind = str(event["detail-type"])
+def _parser_of(event: Json, detail: Json) -> Callable[[Json, Json, FunctionIdentity], Request] | None:
+    detail_type = str(event["detail-type"])
     match event.get("source"):
-        # CodeCommit and ECR Public also have a CreateRepository; its event differs in these sources only.
-        case "aws.ecr" if kind in _CLOUDTRAIL and detail.get("eventSource") == "ecr.amazonaws.com":
+        # CodeCommit and ECR Public have a CreateRepository too. Its event differs in these sources only.
+        case "aws.ecr" if detail_type in _CLOUDTRAIL and detail.get("eventSource") == "ecr.amazonaws.com":
             return _CALLS.get(str(detail.get("eventName")))
-        case "aws.ecr" if kind in _ARRIVALS:
-            return _from_arrival
-        case "aws.cloudformation" if kind == "CloudFormation Stack Status Change":
+        case "aws.ecr" if detail_type in _IMAGE_EVENTS:
+            return _from_image
+        case "aws.cloudformation" if detail_type == "CloudFormation Stack Status Change":
             return _from_deployment
     return None
 
 
-def _from_creation(event: Json, detail: Json, home: Home) -> Request:
+def _from_creation(event: Json, detail: Json, function: FunctionIdentity) -> Request:
     if "errorCode" in detail:
         return Request(ignored="the call failed and created nothing")
-    name = _repository_name(_names_in_record(detail, home))
+    name = _repository_name(_names_in_record(detail, function))
     return Request((name,), may_be_new=True, created_at=_time(event.get("time")))
 
 
-def _from_policy_change(_: Json, detail: Json, home: Home) -> Request:
+def _from_policy_change(_: Json, detail: Json, function: FunctionIdentity) -> Request:
     if "errorCode" in detail:
         return Request(ignored="the call failed and changed nothing")
-    # Its rule lets these not through either. But a write that led to a write would never end.
-    if _object(detail.get("userIdentity")).get("arn") == home.identity:
+    # The rule filters these out too. But a write that caused another write would never end.
+    if _object(detail.get("userIdentity")).get("arn") == function.caller_arn:
         return Request(ignored="the function's own write")
-    return Request((_repository_name(_names_in_record(detail, home)),), healing=True)
+    return Request((_repository_name(_names_in_record(detail, function)),), after_policy_change=True)
 
 
-def _from_arrival(event: Json, detail: Json, home: Home) -> Request:
-    if not _ARRIVALS[str(event["detail-type"])].items() <= detail.items():
-        return Request(ignored="no image has arrived")
-    return Request((_repository_name(_names_in_arrival(event, detail, home)),), may_be_new=True)
+def _from_image(event: Json, detail: Json, function: FunctionIdentity) -> Request:
+    if not _IMAGE_EVENTS[str(event["detail-type"])].items() <= detail.items():
+        return Request(ignored="no image was pushed")
+    return Request((_repository_name(_names_in_image_event(event, detail, function)),), may_be_new=True)
 
 
-def _from_deployment(_: Json, detail: Json, __: Home) -> Request:
-    if _object(detail.get("status-details")).get("status") not in _DEPLOYED:
-        return Request(ignored="no deployment that is complete")
+def _from_deployment(_: Json, detail: Json, __: FunctionIdentity) -> Request:
+    if _object(detail.get("status-details")).get("status") not in _DEPLOYED_STATUSES:
+        return Request(ignored="not a completed deployment")
     return Request(("*",))
 
 
@@ -118,14 +118,14 @@ def _repository_name(candidates: Iterator[str]) -> str:
     if name is None:
         raise InvalidEvent("the event names no repository")
     if not is_repository_name(name):
-        raise InvalidEvent(f"the event names {name!r}, which is no name that an ECR repository can have")
+        raise InvalidEvent(f"the event names {name!r}, which is not a valid name of an ECR repository")
     return name
 
 
-def _names_in_record(detail: Json, home: Home) -> Iterator[str]:
-    """Find the repository's name where CloudTrail may put it, the surest place first.
+def _names_in_record(detail: Json, function: FunctionIdentity) -> Iterator[str]:
+    """Yield the repository's name from each place where CloudTrail may put it, the most reliable first.
 
-    A call by API has it in the response; what ECR does by itself has it in `serviceEventDetails`.
+    An API call has it in the response; an action of ECR itself has it in `serviceEventDetails`.
     """
     response = _object(detail.get("responseElements"))
     places = (
@@ -138,28 +138,28 @@ def _names_in_record(detail: Json, home: Home) -> Iterator[str]:
         if isinstance(name := place.get("repositoryName"), str):
             yield name
     for resource in map(_object, _list(detail.get("resources"))):
-        yield from _names_in_arn(resource.get("ARN", resource.get("arn")), home)
+        yield from _names_in_arn(resource.get("ARN", resource.get("arn")), function)
 
 
-def _names_in_arrival(event: Json, detail: Json, home: Home) -> Iterator[str]:
+def _names_in_image_event(event: Json, detail: Json, function: FunctionIdentity) -> Iterator[str]:
     if isinstance(name := detail.get("repository-name"), str):
         yield name
     for arn in _list(event.get("resources")):
-        yield from _names_in_arn(arn, home)
+        yield from _names_in_arn(arn, function)
 
 
-def _names_in_arn(arn: object, home: Home) -> Iterator[str]:
+def _names_in_arn(arn: object, function: FunctionIdentity) -> Iterator[str]:
     match = _REPOSITORY_ARN.fullmatch(arn) if isinstance(arn, str) else None
-    if match and (match["account"], match["region"]) == (home.account, home.region):
+    if match and (match["account"], match["region"]) == (function.account, function.region):
         yield match["name"]
 
 
 def _time(value: object) -> datetime | None:
     try:
-        told = datetime.fromisoformat(value) if isinstance(value, str) else None
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return told if told and told.tzinfo else None
+    return time if time and time.tzinfo else None
 
 
 def _object(value: object) -> Json:

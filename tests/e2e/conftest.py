@@ -1,4 +1,4 @@
-"""The stack, deployed once to an embedded AWS, for all end-to-end tests."""
+"""Deploys the stack once to an embedded AWS, for all end-to-end tests."""
 
 import json
 import time
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from local import worker
-from local.aws import ACCOUNT, STACK, LocalAws, local_aws
+from devstack import data_plane
+from devstack.aws import ACCOUNT, STACK, LocalAws, local_aws
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
-PATIENCE = 30  # seconds
+TIMEOUT = 30  # seconds
 FOREIGN = {
     "Sid": "CiMayPush",
     "Effect": "Allow",
@@ -25,21 +25,21 @@ FOREIGN = {
 ALLOW_PULL = {
     "Sid": "AllowPull",
     "Effect": "Allow",
-    "Principal": {"AWS": worker.ROLE_ARN},
+    "Principal": {"AWS": data_plane.ROLE_ARN},
     "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
 }
 
 
 @dataclass
 class Stack:
-    """The deployed stack: the AWS it is in, its outputs, ECR as its owner and as a worker node see it."""
+    """The deployed stack, its outputs, and ECR clients of the registry's owner and of a worker node."""
 
     aws: LocalAws
     outputs: dict[str, str]
     registry: "ECRClient"
-    node: "ECRClient"
+    worker: "ECRClient"
 
-    def create(self, repository: str, *statements: object) -> None:
+    def create_repository(self, repository: str, *statements: object) -> None:
         self.registry.create_repository(repositoryName=repository)
         if statements:
             self.set_policy(repository, *statements)
@@ -48,7 +48,7 @@ class Stack:
         text = json.dumps({"Version": "2012-10-17", "Statement": statements})
         self.registry.set_repository_policy(repositoryName=repository, policyText=text)
 
-    def statements_of(self, repository: str) -> list[object]:
+    def statements(self, repository: str) -> list[object]:
         try:
             text = self.registry.get_repository_policy(repositoryName=repository)["policyText"]
         except self.registry.exceptions.RepositoryPolicyNotFoundException:
@@ -56,31 +56,31 @@ class Stack:
         statements: list[object] = json.loads(text)["Statement"]
         return statements
 
-    def wait_for(self, repository: str, *statements: object) -> None:
-        self.wait_until(lambda: self.statements_of(repository) == list(statements))
+    def wait_for_statements(self, repository: str, *statements: object) -> None:
+        self.wait_until(lambda: self.statements(repository) == list(statements))
 
-    def wait_until(self, happened: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not happened():
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not condition():
             assert time.monotonic() < deadline, self.aws.log()
             time.sleep(0.1)
 
-    def invoke(self, event: object) -> Any:  # noqa: ANN401 - it is JSON
+    def invoke(self, event: object) -> Any:  # noqa: ANN401 - JSON
         response = self.aws.lambda_().invoke(
             FunctionName=self.outputs["FunctionName"], Payload=json.dumps(event)
         )
         return json.loads(response["Payload"].read())
 
     def reports(self) -> list[dict[str, Any]]:
-        """Give what each invocation logged at its end."""
-        return [line for line in self.lines() if line.get("message") == "report"]
+        """Return each invocation's report from the log."""
+        return [line for line in self.log_lines() if line.get("message") == "report"]
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Give what the function logged."""
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the function's log lines in JSON."""
         return [json.loads(line) for line in self.aws.log().splitlines() if line.startswith("{")]
 
     def rules(self) -> dict[str, str]:
-        """Give the name of each of the stack's rules, by its name in the template."""
+        """Return the names of the stack's rules by logical id."""
         resources = self.aws.cloudformation().describe_stack_resources(StackName=STACK)["StackResources"]
         return {
             resource["LogicalResourceId"].removeprefix("Function"): resource["PhysicalResourceId"]
@@ -89,8 +89,8 @@ class Stack:
         }
 
     @contextmanager
-    def only(self, *enabled: str) -> Iterator[None]:
-        """Let no other rule fire than these."""
+    def only_rules(self, *enabled: str) -> Iterator[None]:
+        """Disable all other rules until the block ends."""
         events = self.aws.events()
         others = [name for logical, name in self.rules().items() if logical not in enabled]
         for name in others:
@@ -101,21 +101,21 @@ class Stack:
             for name in others:
                 events.enable_rule(Name=name)
 
-    def send(self, event: dict[str, Any]) -> None:
-        """Send an event as AWS does."""
+    def publish_event(self, event: dict[str, Any]) -> None:
+        """Publish an event as AWS does."""
         entry = {
             "Source": event["source"],
             "DetailType": event["detail-type"],
             "Detail": json.dumps(event["detail"]),
             "Resources": event["resources"],
         }
-        answer = self.aws.events().put_events(Entries=[entry])  # type: ignore[list-item]
-        assert answer["FailedEntryCount"] == 0
+        response = self.aws.events().put_events(Entries=[entry])  # type: ignore[list-item]
+        assert response["FailedEntryCount"] == 0
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     with local_aws() as aws:
         aws.build()
-        outputs = aws.deploy({"WorkerRoleArns": worker.ROLE_ARN})
-        yield Stack(aws, outputs, aws.ecr(), worker.hire(aws))
+        outputs = aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN})
+        yield Stack(aws, outputs, aws.ecr(), data_plane.create_role(aws))

@@ -1,18 +1,17 @@
-"""The deployed stack as those see it who approve and run it: permissions, failures, metrics."""
+"""Tests the operation of the deployed stack: permissions, failures and metrics."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
 
-from local import permissions
-from local.aws import STACK
+from devstack.aws import STACK
+from scripts.permissions_page import Permission, permissions
 from tests.e2e.conftest import ALLOW_PULL, Stack
 
-GIVEN = re.findall(r"^\| (the \w+) \| `(\S+)` \|", permissions.page(), re.MULTILINE)
+# The permissions that the embedded AWS enforces, with a payload that needs each.
 ENFORCED = {
     "ecr:DescribeRepositories": {"repositories": ["allowed/*"]},
     "ecr:GetRepositoryPolicy": {"repositories": ["allowed/app"]},
@@ -20,19 +19,20 @@ ENFORCED = {
 }
 
 
-@pytest.mark.parametrize(("who", "action"), GIVEN)
-def test_without_any_one_permission_something_breaks_and_the_error_says_what(
-    stack: Stack, who: str, action: str
+@pytest.mark.parametrize("permission", permissions(), ids=lambda one: f"{one.logical_id}-{one.action}")
+def test_each_permission_is_needed_and_the_error_names_a_missing_one(
+    stack: Stack, permission: Permission
 ) -> None:
-    if who != "the function" or action not in {*ENFORCED, "lambda:InvokeFunction"}:
-        pytest.skip(f"the embedded AWS does not enforce {action} for {who}")
+    action = permission.action
+    if permission.principal != "function" or action not in {*ENFORCED, "lambda:InvokeFunction"}:
+        pytest.skip(f"the embedded AWS doesn't enforce {action} for the {permission.principal}")
     if action == "lambda:InvokeFunction":
-        error = error_of_a_hand_over_without_permission(stack)
+        error = continuation_error_without_permission(stack)
     else:
-        with stack.only():
-            if "allowed/app" not in {each["repositoryName"] for each in repositories(stack)}:
-                stack.create("allowed/app")
-            with without(stack, action):
+        with stack.only_rules():
+            if "allowed/app" not in {one["repositoryName"] for one in repositories(stack)}:
+                stack.create_repository("allowed/app")
+            with without_permission(stack, action):
                 error = stack.invoke(ENFORCED[action])["errorMessage"]
             assert "errorMessage" not in stack.invoke(ENFORCED[action])
             stack.registry.delete_repository(repositoryName="allowed/app")
@@ -41,47 +41,47 @@ def test_without_any_one_permission_something_breaks_and_the_error_says_what(
     assert "not authorized" in error or "AccessDenied" in error
 
 
-def error_of_a_hand_over_without_permission(stack: Stack) -> str:
-    names = [f"handed/app-{number:04}" for number in range(800)]
+def continuation_error_without_permission(stack: Stack) -> str:
+    names = [f"continued/app-{number:04}" for number in range(800)]
     functions, function = stack.aws.lambda_(), stack.outputs["FunctionName"]
-    with stack.only(), without(stack, "lambda:InvokeFunction"):
+    with stack.only_rules(), without_permission(stack, "lambda:InvokeFunction"):
         for name in names:
-            stack.create(name)
+            stack.create_repository(name)
         functions.update_function_configuration(FunctionName=function, Timeout=2)
         try:
-            answer = stack.invoke({"repositories": ["handed/*"]})
-            return str(answer.get("errorMessage", answer))
+            response = stack.invoke({"repositories": ["continued/*"]})
+            return str(response.get("errorMessage", response))
         finally:
             functions.update_function_configuration(FunctionName=function, Timeout=900)
             for name in names:
                 stack.registry.delete_repository(repositoryName=name, force=True)
 
 
-class TestAFailure:
-    def test_is_tried_again_and_then_kept_in_the_queue_and_a_sweep_is_the_repair(self, stack: Stack) -> None:
+class TestFailedEvent:
+    def test_is_retried_then_sent_to_the_dead_letter_queue_and_fixed_by_a_sweep(self, stack: Stack) -> None:
         too_long = {
             "Sid": "x" * 10_000,
             "Effect": "Allow",
             "Principal": {"AWS": "arn:aws:iam::444444444444:root"},
             "Action": "ecr:PutImage",
         }
-        # The embedded AWS tries again what Lambda was asked for, but not what a rule asked for.
-        with stack.only():
-            stack.create("too-long/app", too_long)
-            send(stack, {"repositories": ["too-long/app"]})
-            stack.wait_until(lambda: bool(failures(stack)))
+        # The embedded AWS retries asynchronous invocations, but not those of a rule.
+        with stack.only_rules():
+            stack.create_repository("too-long/app", too_long)
+            invoke_async(stack, {"repositories": ["too-long/app"]})
+            stack.wait_until(lambda: bool(dead_letters(stack)))
 
-        (kept,) = failures(stack)
-        assert kept["requestPayload"] == {"repositories": ["too-long/app"]}
-        assert kept["requestContext"]["approximateInvokeCount"] == 3
-        assert "shorten the other statements" in kept["responsePayload"]["errorMessage"]
+        (message,) = dead_letters(stack)
+        assert message["requestPayload"] == {"repositories": ["too-long/app"]}
+        assert message["requestContext"]["approximateInvokeCount"] == 3
+        assert "shorten the other statements" in message["responsePayload"]["errorMessage"]
 
-        with stack.only():
+        with stack.only_rules():
             stack.registry.delete_repository_policy(repositoryName="too-long/app")
             assert "failed" not in stack.invoke({"repositories": ["*"]})["outcomes"]
-        assert stack.statements_of("too-long/app") == [ALLOW_PULL]
+        assert stack.statements("too-long/app") == [ALLOW_PULL]
 
-    def test_of_a_wrong_event_is_not_tried_again(self, stack: Stack) -> None:
+    def test_with_invalid_input_is_not_retried(self, stack: Stack) -> None:
         event = {
             "source": "aws.ecr",
             "detail-type": "ECR Image Action",
@@ -89,49 +89,49 @@ class TestAFailure:
             "detail": {},
             "region": "x",
         }
-        send(stack, event)
+        invoke_async(stack, event)
 
-        stack.wait_until(lambda: any(line.get("correlation_id") == "0e" for line in stack.lines()))
+        stack.wait_until(lambda: any(line.get("correlation_id") == "0e" for line in stack.log_lines()))
 
-        rejected = [line for line in stack.lines() if line.get("correlation_id") == "0e"]
-        assert [line["message"] for line in rejected] == ["rejected"]
+        lines = [line for line in stack.log_lines() if line.get("correlation_id") == "0e"]
+        assert [line["message"] for line in lines] == ["invalid input"]
 
 
-def test_a_creation_is_measured_until_it_can_be_pulled(stack: Stack) -> None:
-    stack.create("measured/app")
-    stack.wait_for("measured/app", ALLOW_PULL)
+def test_time_from_creation_to_grant_is_a_metric(stack: Stack) -> None:
+    stack.create_repository("measured/app")
+    stack.wait_for_statements("measured/app", ALLOW_PULL)
 
-    def measured() -> list[dict[str, Any]]:
-        return [line for line in stack.lines() if "SecondsToPullable" in line]
+    def metric_lines() -> list[dict[str, Any]]:
+        return [line for line in stack.log_lines() if "SecondsToGrant" in line]
 
-    stack.wait_until(lambda: bool(measured()))
-    line = measured()[-1]
+    stack.wait_until(lambda: bool(metric_lines()))
+    line = metric_lines()[-1]
     assert line["service"] == STACK
-    assert 0 < line["SecondsToPullable"][0] < 30
+    assert 0 < line["SecondsToGrant"][0] < 30
     (definition,) = line["_aws"]["CloudWatchMetrics"]
     assert definition["Namespace"] == "EcrAllowPull"
     assert definition["Dimensions"] == [["service"]]
 
 
-def send(stack: Stack, event: object) -> None:
+def invoke_async(stack: Stack, event: object) -> None:
     stack.aws.lambda_().invoke(
         FunctionName=stack.outputs["FunctionName"], InvocationType="Event", Payload=json.dumps(event)
     )
 
 
 @contextmanager
-def without(stack: Stack, action: str) -> Iterator[None]:
-    """Take a permission from the function's role for a while."""
-    iam, role = stack.aws.iam(), role_of(stack)
+def without_permission(stack: Stack, action: str) -> Iterator[None]:
+    """Remove a permission from the function's role until the block ends."""
+    iam, role = stack.aws.iam(), role_name(stack)
     for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
         document = cast("Any", iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
         document = json.loads(document) if isinstance(document, str) else document
         for statement in document["Statement"]:
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             if action in actions:
-                rest = [other for other in actions if other != action] or ["ecr:GetAuthorizationToken"]
-                less = document | {"Statement": [statement | {"Action": rest}]}
-                iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(less))
+                others = [other for other in actions if other != action] or ["ecr:GetAuthorizationToken"]
+                reduced = document | {"Statement": [statement | {"Action": others}]}
+                iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(reduced))
                 try:
                     yield
                 finally:
@@ -140,7 +140,7 @@ def without(stack: Stack, action: str) -> Iterator[None]:
     raise AssertionError(f"the role has no {action}")
 
 
-def role_of(stack: Stack) -> str:
+def role_name(stack: Stack) -> str:
     found = stack.aws.cloudformation().describe_stack_resource(StackName=STACK, LogicalResourceId="Role")
     return found["StackResourceDetail"]["PhysicalResourceId"]
 
@@ -149,8 +149,8 @@ def repositories(stack: Stack) -> list[Any]:
     return list(stack.registry.describe_repositories()["repositories"])
 
 
-def failures(stack: Stack) -> list[dict[str, Any]]:
+def dead_letters(stack: Stack) -> list[dict[str, Any]]:
     received = stack.aws.sqs().receive_message(
-        QueueUrl=stack.outputs["FailuresQueueUrl"], MaxNumberOfMessages=10, VisibilityTimeout=0
+        QueueUrl=stack.outputs["DeadLetterQueueUrl"], MaxNumberOfMessages=10, VisibilityTimeout=0
     )
     return [json.loads(message["Body"]) for message in received.get("Messages", [])]

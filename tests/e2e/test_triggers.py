@@ -1,4 +1,4 @@
-"""What makes the deployed function check which repositories, and what does not."""
+"""Tests which events invoke the deployed function, and which repositories it then reconciles."""
 
 import json
 import time
@@ -8,60 +8,60 @@ from typing import Any
 
 import pytest
 
-from local import worker
-from local.aws import ACCOUNT, CLOUDTRAIL_DELAY, STACK
+from devstack import data_plane
+from devstack.aws import ACCOUNT, CLOUDTRAIL_DELAY, STACK
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN, Stack
 
 type SavedEvent = Callable[[str], dict[str, Any]]
 type Change = dict[str, Any]
 
 
-class TestEachTriggerAlone:
-    def test_created_by_a_call(self, stack: Stack) -> None:
-        with stack.only("RepositoryCreated"):
-            stack.create("created/app")
-            stack.wait_for("created/app", ALLOW_PULL)
+class TestEachTrigger:
+    def test_repository_created_by_api_call(self, stack: Stack) -> None:
+        with stack.only_rules("RepositoryCreated"):
+            stack.create_repository("created/app")
+            stack.wait_for_statements("created/app", ALLOW_PULL)
 
-    def test_created_by_ecr_itself(self, stack: Stack) -> None:
-        with stack.only("RepositoryCreated"):
-            stack.create("docker-hub/created/app")
-            stack.wait_for("docker-hub/created/app", ALLOW_PULL)
+    def test_repository_created_by_ecr(self, stack: Stack) -> None:
+        with stack.only_rules("RepositoryCreated"):
+            stack.create_repository("docker-hub/created/app")
+            stack.wait_for_statements("docker-hub/created/app", ALLOW_PULL)
 
     def test_policy_overwritten(self, stack: Stack) -> None:
-        with stack.only("PolicyChanged"):
-            stack.create("overwritten/app", ALLOW_PULL)
+        with stack.only_rules("PolicyChanged"):
+            stack.create_repository("overwritten/app", ALLOW_PULL)
             stack.set_policy("overwritten/app", FOREIGN)
-            stack.wait_for("overwritten/app", FOREIGN, ALLOW_PULL)
+            stack.wait_for_statements("overwritten/app", FOREIGN, ALLOW_PULL)
 
     def test_policy_deleted(self, stack: Stack) -> None:
-        with stack.only("PolicyChanged"):
-            stack.create("deleted/app", ALLOW_PULL)
+        with stack.only_rules("PolicyChanged"):
+            stack.create_repository("deleted/app", ALLOW_PULL)
             stack.registry.delete_repository_policy(repositoryName="deleted/app")
-            stack.wait_for("deleted/app", ALLOW_PULL)
+            stack.wait_for_statements("deleted/app", ALLOW_PULL)
 
-    def test_image_pushed_where_there_is_no_trail(self, stack: Stack) -> None:
-        with stack.only("ImageArrived"):
-            stack.create("pushed/app")
-            worker.push(stack.registry, "pushed/app")
-            stack.wait_for("pushed/app", ALLOW_PULL)
+    def test_image_pushed_without_a_trail(self, stack: Stack) -> None:
+        with stack.only_rules("ImagePushed"):
+            stack.create_repository("pushed/app")
+            data_plane.push(stack.registry, "pushed/app")
+            stack.wait_for_statements("pushed/app", ALLOW_PULL)
 
     @pytest.mark.parametrize(
         ("event", "repository"),
         [("image-cached", "ecr-public/docker/library/alpine"), ("image-replicated", "team/app")],
     )
-    def test_image_arrived_otherwise(
+    def test_image_cached_or_replicated(
         self, stack: Stack, saved_event: SavedEvent, event: str, repository: str
     ) -> None:
-        with stack.only("ImageArrived"):
-            stack.create(repository)
-            stack.send(saved_event(event))
-            stack.wait_for(repository, ALLOW_PULL)
+        with stack.only_rules("ImagePushed"):
+            stack.create_repository(repository)
+            stack.publish_event(saved_event(event))
+            stack.wait_for_statements(repository, ALLOW_PULL)
 
-    def test_deployed(self, stack: Stack, saved_event: SavedEvent) -> None:
-        with stack.only("Deployed"):
-            stack.create("older-than-the-stack/app")
-            stack.send(of_this_stack(stack, saved_event("deployed")))
-            stack.wait_for("older-than-the-stack/app", ALLOW_PULL)
+    def test_stack_deployed(self, stack: Stack, saved_event: SavedEvent) -> None:
+        with stack.only_rules("StackDeployed"):
+            stack.create_repository("older-than-the-stack/app")
+            stack.publish_event(with_stack_id(stack, saved_event("deployed")))
+            stack.wait_for_statements("older-than-the-stack/app", ALLOW_PULL)
 
     def test_schedule(self, stack: Stack) -> None:
         scheduler = stack.aws.scheduler()
@@ -71,55 +71,55 @@ class TestEachTriggerAlone:
         assert schedule["FlexibleTimeWindow"]["Mode"] == "FLEXIBLE"
         assert schedule["Target"]["DeadLetterConfig"]["Arn"].startswith("arn:aws:sqs:")
 
-        with stack.only():
-            stack.create("missed-by-all-events/app")
+        with stack.only_rules():
+            stack.create_repository("missed-by-all-events/app")
             soon = datetime.now(UTC) + timedelta(seconds=2)
             scheduler.create_schedule(
-                Name="the-same-but-soon",
+                Name="same-target-soon",
                 ScheduleExpression=f"at({soon:%Y-%m-%dT%H:%M:%S})",
                 FlexibleTimeWindow={"Mode": "OFF"},
                 Target=schedule["Target"],
             )
-            stack.wait_for("missed-by-all-events/app", ALLOW_PULL)
+            stack.wait_for_statements("missed-by-all-events/app", ALLOW_PULL)
 
 
-def test_the_functions_own_write_does_not_invoke_it(stack: Stack) -> None:
+def test_own_write_does_not_invoke_the_function(stack: Stack) -> None:
     before = len(stack.reports())
-    stack.create("quiet/app")
-    stack.wait_for("quiet/app", ALLOW_PULL)
+    stack.create_repository("own-write/app")
+    stack.wait_for_statements("own-write/app", ALLOW_PULL)
 
     time.sleep(CLOUDTRAIL_DELAY + 1)
 
     assert [report["outcomes"] for report in stack.reports()[before:]] == [{"attached": 1}]
 
 
-def test_two_stacks_that_start_on_the_same_repository_both_get_their_role_in_and_then_rest(
+def test_two_stacks_converge_on_the_same_repository(
     stack: Stack,
 ) -> None:
-    other_role = f"{worker.ROLE_ARN}-of-another-stack"
+    other_role = f"{data_plane.ROLE_ARN}-of-another-stack"
     stack.aws.deploy({"WorkerRoleArns": other_role}, stack="second")
 
-    def settled() -> bool:
-        match stack.statements_of("shared/app"):
+    def converged() -> bool:
+        match stack.statements("shared/app"):
             case [{"Sid": "AllowPull", "Principal": {"AWS": [*roles]}}]:
-                return set(roles) == {worker.ROLE_ARN, other_role}
+                return set(roles) == {data_plane.ROLE_ARN, other_role}
         return False
 
     try:
-        stack.create("shared/app")
-        stack.wait_until(settled)
+        stack.create_repository("shared/app")
+        stack.wait_until(converged)
         time.sleep(2 * CLOUDTRAIL_DELAY + 1)
-        quiet = len(stack.reports()), stack.aws.log("second").count('"message":"report"')
+        invocations = len(stack.reports()), stack.aws.log("second").count('"message":"report"')
         time.sleep(2 * CLOUDTRAIL_DELAY + 1)
 
-        assert settled()
-        assert quiet == (len(stack.reports()), stack.aws.log("second").count('"message":"report"'))
+        assert converged()
+        assert invocations == (len(stack.reports()), stack.aws.log("second").count('"message":"report"'))
     finally:
         stack.aws.cloudformation().delete_stack(StackName="second")
         stack.aws.cloudformation().get_waiter("stack_delete_complete").wait(StackName="second")
 
 
-OURS: list[tuple[str, Change, str]] = [
+MATCHING_EVENTS: list[tuple[str, Change, str]] = [
     ("created-by-api", {}, "RepositoryCreated"),
     ("created-by-service", {}, "RepositoryCreated"),
     ("policy-set", {}, "PolicyChanged"),
@@ -131,13 +131,13 @@ OURS: list[tuple[str, Change, str]] = [
         "PolicyChanged",
     ),
     ("policy-set", {"userIdentity": None}, "PolicyChanged"),
-    ("image-pushed", {}, "ImageArrived"),
-    ("image-cached", {}, "ImageArrived"),
-    ("image-replicated", {}, "ImageArrived"),
-    ("deployed", {}, "Deployed"),
-    ("deployed", {"status-details": {"status": "CREATE_COMPLETE"}}, "Deployed"),
+    ("image-pushed", {}, "ImagePushed"),
+    ("image-cached", {}, "ImagePushed"),
+    ("image-replicated", {}, "ImagePushed"),
+    ("deployed", {}, "StackDeployed"),
+    ("deployed", {"status-details": {"status": "CREATE_COMPLETE"}}, "StackDeployed"),
 ]
-LOOK_ALIKES: list[tuple[str, Change]] = [
+NON_MATCHING_EVENTS: list[tuple[str, Change]] = [
     ("creation-failed", {}),
     ("created-by-api", {"source": "aws.codecommit", "eventSource": "codecommit.amazonaws.com"}),
     ("created-by-api", {"eventSource": "ecr-public.amazonaws.com"}),
@@ -146,7 +146,7 @@ LOOK_ALIKES: list[tuple[str, Change]] = [
     ("policy-set", {"errorCode": "InvalidParameterException"}),
     ("policy-set", {"eventName": "GetRepositoryPolicy"}),
     ("policy-set", {"eventName": "PutRegistryPolicy"}),
-    ("policy-set", {"userIdentity": "our own"}),
+    ("policy-set", {"userIdentity": "own"}),
     ("image-pushed", {"action-type": "DELETE"}),
     ("image-pushed", {"result": "FAILURE"}),
     ("image-cached", {"sync-status": "FAILED"}),
@@ -158,45 +158,45 @@ LOOK_ALIKES: list[tuple[str, Change]] = [
 ]
 
 
-@pytest.mark.parametrize(("event", "change", "rule"), OURS)
-def test_an_event_reaches_its_rule_and_no_other(
+@pytest.mark.parametrize(("event", "change", "rule"), MATCHING_EVENTS)
+def test_event_matches_only_its_rule(
     stack: Stack, saved_event: SavedEvent, event: str, change: Change, rule: str
 ) -> None:
-    assert reached(stack, changed(stack, saved_event(event), change)) == [rule]
+    assert matching_rules(stack, with_change(stack, saved_event(event), change)) == [rule]
 
 
-@pytest.mark.parametrize(("event", "change"), LOOK_ALIKES)
-def test_a_look_alike_reaches_no_rule(
+@pytest.mark.parametrize(("event", "change"), NON_MATCHING_EVENTS)
+def test_non_matching_event_matches_no_rule(
     stack: Stack, saved_event: SavedEvent, event: str, change: Change
 ) -> None:
-    assert reached(stack, changed(stack, saved_event(event), change)) == []
+    assert matching_rules(stack, with_change(stack, saved_event(event), change)) == []
 
 
-def test_from_each_event_exactly_one_invocation_follows(stack: Stack, saved_event: SavedEvent) -> None:
+def test_each_matching_event_causes_exactly_one_invocation(stack: Stack, saved_event: SavedEvent) -> None:
     before = len(stack.reports())
 
-    for event, change in LOOK_ALIKES:
-        stack.send(changed(stack, saved_event(event), change))
-    for number, (event, change, _) in enumerate(OURS):
+    for event, change in NON_MATCHING_EVENTS:
+        stack.publish_event(with_change(stack, saved_event(event), change))
+    for number, (event, change, _) in enumerate(MATCHING_EVENTS):
         assert len(stack.reports()) - before == number
-        stack.send(changed(stack, saved_event(event), change))
-        stack.wait_until(lambda: len(stack.reports()) - before > number)  # noqa: B023 - called at once
+        stack.publish_event(with_change(stack, saved_event(event), change))
+        stack.wait_until(lambda: len(stack.reports()) - before > number)  # noqa: B023 - called in the same iteration
 
     time.sleep(CLOUDTRAIL_DELAY + 1)
-    assert len(stack.reports()) - before == len(OURS)
+    assert len(stack.reports()) - before == len(MATCHING_EVENTS)
 
 
-def of_this_stack(stack: Stack, event: dict[str, Any]) -> dict[str, Any]:
+def with_stack_id(stack: Stack, event: dict[str, Any]) -> dict[str, Any]:
     (described,) = stack.aws.cloudformation().describe_stacks(StackName=STACK)["Stacks"]
     stack_id = described["StackId"]
     return event | {"resources": [stack_id], "detail": event["detail"] | {"stack-id": stack_id}}
 
 
-def changed(stack: Stack, event: dict[str, Any], change: Change) -> dict[str, Any]:
-    """Give the event with something else in its envelope or its detail; None takes out."""
+def with_change(stack: Stack, event: dict[str, Any], change: Change) -> dict[str, Any]:
+    """Return the event with changed fields in its envelope or detail. None removes `userIdentity`."""
     if event["source"] == "aws.cloudformation":
-        event = of_this_stack(stack, event)
-    if change.get("userIdentity") == "our own":
+        event = with_stack_id(stack, event)
+    if change.get("userIdentity") == "own":
         change = {"userIdentity": {"type": "AssumedRole", "arn": own_identity(stack)}}
     envelope = {key: value for key, value in change.items() if key in event}
     detail = event["detail"] | {key: value for key, value in change.items() if key not in event}
@@ -211,8 +211,8 @@ def own_identity(stack: Stack) -> str:
     return f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{name}"
 
 
-def reached(stack: Stack, event: dict[str, Any]) -> list[str]:
-    """Tell which rules of the stack let an event through."""
+def matching_rules(stack: Stack, event: dict[str, Any]) -> list[str]:
+    """Return the logical ids of the stack's rules that match an event."""
     events = stack.aws.events()
     return [
         logical

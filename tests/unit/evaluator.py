@@ -1,6 +1,6 @@
-"""AWS's rules for a resource policy, written for the tests alone: it shares nothing with the code under test.
+"""Evaluates resource policies by AWS's rules, for tests only. Shares no code with the handler.
 
-The rules are those of the IAM user guide, "Policy evaluation logic" and "IAM JSON policy elements".
+The rules are from the IAM user guide: "Policy evaluation logic" and "IAM JSON policy elements".
 """
 
 import re
@@ -17,13 +17,13 @@ class Decision(Enum):
 
 
 def decide(policy: Mapping[str, object] | None, principal: str, action: str, holds: Conditions) -> Decision:
-    """Decide whether the policy lets an IAM principal do something, if these conditions hold."""
+    """Evaluate a policy for an IAM principal and an action. `holds` evaluates conditions."""
     effects = {
         statement["Effect"]
-        for statement in _listed((policy or {}).get("Statement", []))
+        for statement in _as_list((policy or {}).get("Statement", []))
         if isinstance(statement, dict)
-        and _names(statement, principal)
-        and _covers(statement, action)
+        and _matches_principal(statement, principal)
+        and _matches_action(statement, action)
         and ("Condition" not in statement or holds(statement["Condition"]))
     }
     if "Deny" in effects:
@@ -31,34 +31,34 @@ def decide(policy: Mapping[str, object] | None, principal: str, action: str, hol
     return Decision.ALLOWED if "Allow" in effects else Decision.NEITHER
 
 
-def _names(statement: Mapping[str, object], principal: str) -> bool:
+def _matches_principal(statement: Mapping[str, object], principal: str) -> bool:
     root = f"arn:{principal.split(':')[1]}:iam::{principal.split(':')[4]}:root"
     account = {principal.split(":")[4], root}
     if "NotPrincipal" in statement:
-        # The exception needs both the principal and its account, which AWS weighs first.
-        excepted = _aws_principals(statement["NotPrincipal"])
-        return "*" not in excepted and not (principal in excepted and account & excepted)
+        # AWS evaluates the account first, so an exception must list the principal and its account.
+        exceptions = _aws_principals(statement["NotPrincipal"])
+        return "*" not in exceptions and not (principal in exceptions and account & exceptions)
     return not _aws_principals(statement.get("Principal")).isdisjoint({"*", principal} | account)
 
 
 def _aws_principals(element: object) -> set[object]:
     if element == "*":
         return {"*"}
-    return set(_listed(element.get("AWS", []))) if isinstance(element, dict) else set()
+    return set(_as_list(element.get("AWS", []))) if isinstance(element, dict) else set()
 
 
-def _covers(statement: Mapping[str, object], action: str) -> bool:
+def _matches_action(statement: Mapping[str, object], action: str) -> bool:
     if "NotAction" in statement:
-        return not _matches_action(statement["NotAction"], action)
-    return _matches_action(statement.get("Action", []), action)
+        return not _matches_glob(statement["NotAction"], action)
+    return _matches_glob(statement.get("Action", []), action)
 
 
-def _matches_action(element: object, action: str) -> bool:
+def _matches_glob(element: object, action: str) -> bool:
     return any(
         re.fullmatch(re.escape(str(glob)).replace(r"\*", ".*").replace(r"\?", "."), action, re.IGNORECASE)
-        for glob in _listed(element)
+        for glob in _as_list(element)
     )
 
 
-def _listed(value: object) -> list[object]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]

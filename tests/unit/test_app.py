@@ -20,7 +20,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from handler import policy
+from handler import reconciler
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -251,7 +251,7 @@ class TestAnEventThatIsNotOurs:
 
         answer = function.invoke(event)
 
-        assert 'payload should look like {"repositories":' in answer["error"]
+        assert 'payload must look like {"repositories":' in answer["error"]
         assert not function.calls
 
 
@@ -368,7 +368,7 @@ class TestASweepThatIsOutOfTime:
         function.create("a1", "b2", "c3")
         function.milliseconds_left = itertools.chain([900_000] * 4, itertools.repeat(0))
 
-        with pytest.raises(Exception, match=r"^the rest of the sweep could not be handed over: .*NotFound"):
+        with pytest.raises(Exception, match=r"^the sweep could not continue in a new invocation: .*NotFound"):
             function.invoke({"repositories": ["*"]})
 
 
@@ -404,13 +404,13 @@ class TestAFailure:
     ) -> None:
         function = start()
         function.create("first", "second")
-        attach = policy.attach
+        attach = reconciler.attach
 
         def break_once(*_: object, **__: object) -> None:
-            monkeypatch.setattr(policy, "attach", attach)
+            monkeypatch.setattr(reconciler, "attach", attach)
             raise ZeroDivisionError
 
-        monkeypatch.setattr(policy, "attach", break_once)
+        monkeypatch.setattr(reconciler, "attach", break_once)
 
         with pytest.raises(Exception, match=r"^1 of 2 .*(first|second): unexpected ZeroDivisionError"):
             function.invoke({"repositories": ["first", "second"]})
@@ -459,7 +459,7 @@ class TestTheLog:
         ]
         lines = [json.loads(line) for line in written]
         assert [(line["message"], line.get("repository")) for line in lines] == [
-            ("checked", "team/app"),
+            ("reconciled", "team/app"),
             ("report", None),
         ]
         assert lines[1]["outcomes"] == {"attached": 1}
@@ -517,9 +517,9 @@ class TestTheMetrics:
         function.invoke(saved_event("created-by-api") | {"time": made_at.isoformat()})
 
         metrics = measured(capsys.readouterr().out)
-        assert metrics.keys() == {"Attached", "SecondsToPullable"}
+        assert metrics.keys() == {"Attached", "SecondsToGrant"}
         assert metrics["Attached"] == 1
-        assert 40 <= metrics["SecondsToPullable"] < 60
+        assert 40 <= metrics["SecondsToGrant"] < 60
 
     def test_know_a_healing_from_a_first_grant(
         self,
@@ -532,8 +532,8 @@ class TestTheMetrics:
         function.create("team/app", policy=document(FOREIGN))
 
         function.invoke(saved_event("policy-set"))
-        assert measured(capsys.readouterr().out) == {"Attached": 1, "Healed": 1}
-        assert [line["message"] for line in logged()] == ["healed", "report"]
+        assert measured(capsys.readouterr().out) == {"Attached": 1, "DriftCorrected": 1}
+        assert [line["message"] for line in logged()] == ["drift corrected", "report"]
 
         function.invoke(saved_event("policy-set"))
         assert measured(capsys.readouterr().out) == {"Unchanged": 1}
@@ -552,10 +552,10 @@ class TestTheMetrics:
 
         function.create("on-a-condition", policy=document(deny | {"Condition": {"Bool": {"x": "y"}}}))
         function.invoke({"repositories": ["on-a-condition"]})
-        assert measured(capsys.readouterr().out) == {"Attached": 1, "PullsDeniedOnCondition": 1}
+        assert measured(capsys.readouterr().out) == {"Attached": 1, "PullsDeniedConditionally": 1}
 
         function.invoke({})
-        assert measured(capsys.readouterr().out) == {"Rejected": 1}
+        assert measured(capsys.readouterr().out) == {"InvalidInput": 1}
 
     def test_are_not_written_where_there_is_nothing_to_count(
         self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]

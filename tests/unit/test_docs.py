@@ -12,10 +12,10 @@ import pytest
 from botocore import xform_name
 from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
+from scripts.flow_picture import PICTURE, picture
 
-from handler.registry import SIDE_BY_SIDE
-from local.machine import PROJECT
-from local.picture import PICTURE, picture
+from devstack.host import PROJECT
+from handler.registry import MAX_CONCURRENCY
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob(".github/*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -152,7 +152,7 @@ def test_the_readme_lists_every_parameter_with_its_default() -> None:
 def test_the_docs_tell_how_many_are_checked_at_once() -> None:
     told = (PROJECT / "docs/how-it-works.md").read_text().replace("\n", " ")
 
-    assert f"checks {SIDE_BY_SIDE} at once" in told
+    assert f"checks {MAX_CONCURRENCY} at once" in told
 
 
 def test_the_picture_is_drawn_from_its_source() -> None:

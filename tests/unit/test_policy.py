@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from handler import policy
-from handler.policy import InvalidPolicy, PolicyTooLong, attach, granted, parse, render
+from handler.policy import PULL_ACTIONS, attach, granted
+from handler.policy_document import InvalidPolicy, Policy, PolicyTooLong, Statement, parse, render
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
 BY_HAND = "arn:aws:iam::444444444444:role/somebody-typed-this"
 
-ALLOW_PULL: policy.Statement = {
+ALLOW_PULL: Statement = {
     "Sid": "AllowPull",
     "Effect": "Allow",
     "Principal": {"AWS": ROLE},
     "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
 }
-FOREIGN: policy.Statement = {
+FOREIGN: Statement = {
     "Sid": "LambdaECRImageRetrievalPolicy",
     "Effect": "Allow",
     "Principal": {"Service": "lambda.amazonaws.com"},
@@ -26,7 +26,7 @@ FOREIGN: policy.Statement = {
 }
 
 
-def document(*statements: policy.Statement, **elements: object) -> policy.Policy:
+def document(*statements: Statement, **elements: object) -> Policy:
     return {"Version": "2012-10-17", "Statement": list(statements)} | elements
 
 
@@ -66,13 +66,11 @@ class TestAttach:
             ALLOW_PULL,
             ALLOW_PULL | {"Principal": {"AWS": [ROLE]}},
             ALLOW_PULL | {"Principal": {"AWS": [BY_HAND, ROLE]}},
-            ALLOW_PULL | {"Action": list(reversed(policy.PULL_ACTIONS))},
-            ALLOW_PULL | {"Action": [action.upper() for action in policy.PULL_ACTIONS]},
+            ALLOW_PULL | {"Action": list(reversed(PULL_ACTIONS))},
+            ALLOW_PULL | {"Action": [action.upper() for action in PULL_ACTIONS]},
         ],
     )
-    def test_leaves_a_policy_alone_that_holds_the_grant_in_any_form(
-        self, statement: policy.Statement
-    ) -> None:
+    def test_leaves_a_policy_alone_that_holds_the_grant_in_any_form(self, statement: Statement) -> None:
         present = document(FOREIGN, statement)
 
         assert attach(present, [ROLE]) is present
@@ -85,11 +83,11 @@ class TestAttach:
     @pytest.mark.parametrize(
         "taken",
         [
-            ALLOW_PULL | {"Action": [*policy.PULL_ACTIONS, "ecr:PutImage"]},
+            ALLOW_PULL | {"Action": [*PULL_ACTIONS, "ecr:PutImage"]},
             ALLOW_PULL | {"Action": "ecr:BatchGetImage"},
             ALLOW_PULL | {"Action": "ecr:*"},
             ALLOW_PULL | {"Action": []},
-            ALLOW_PULL | {"Action": [*policy.PULL_ACTIONS, 7]},
+            ALLOW_PULL | {"Action": [*PULL_ACTIONS, 7]},
             ALLOW_PULL | {"Effect": "Deny"},
             ALLOW_PULL | {"Condition": {"Bool": {"aws:SecureTransport": "true"}}},
             ALLOW_PULL | {"Principal": "*"},
@@ -104,9 +102,7 @@ class TestAttach:
             | {"NotAction": "ecr:PutImage"},
         ],
     )
-    def test_takes_another_sid_if_ours_is_on_a_statement_that_is_not_plain(
-        self, taken: policy.Statement
-    ) -> None:
+    def test_takes_another_sid_if_ours_is_on_a_statement_that_is_not_plain(self, taken: Statement) -> None:
         attached = attach(document(taken), [ROLE])
 
         assert attached == document(taken, ALLOW_PULL | {"Sid": "AllowPull2"})
@@ -174,8 +170,8 @@ class TestParse:
     @pytest.mark.parametrize(
         ("text", "complaint"),
         [
-            ("not JSON", "cannot be read, or not written back, as JSON"),
-            ("[" * 100_000, "cannot be read, or not written back, as JSON"),
+            ("not JSON", "cannot be parsed, or not written back, as JSON"),
+            ("[" * 100_000, "cannot be parsed, or not written back, as JSON"),
             ("[]", "not a JSON object"),
             ("null", "not a JSON object"),
             ('{"Statement": "all"}', "Statement"),

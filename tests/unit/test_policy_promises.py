@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from handler.policy import PULL_ACTIONS, Policy, Statement, attach, granted, parse
+from handler.policy import PULL_ACTIONS, attach, granted
+from handler.policy_document import Policy, Statement, parse
 from tests.unit.evaluator import Decision, decide
 
 WORKERS = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]

@@ -11,42 +11,68 @@ import pytest
 
 from handler.request import Request
 from handler.settings import Settings
-from handler.triggers import Home, parse
+from handler.triggers import FunctionIdentity, parse
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
 EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "env")
 
-# The one-way street: a room may import those beside its name.
-ROOMS = {
-    "app": {"handover", "reconcile", "registry", "report", "request", "settings", "triggers"},
-    "handover": {"request"},
-    "reconcile": {"check", "policy", "registry", "report", "request", "result", "scope", "settings"},
-    "check": {"foreign", "policy", "registry", "result", "settings"},
-    "settings": {"scope"},
+# Imports run one way: a module may import these others.
+MODULES = {
+    "app": {
+        "continuation",
+        "observability",
+        "registry",
+        "report",
+        "request",
+        "settings",
+        "sweep",
+        "triggers",
+    },
+    "continuation": {"request"},
+    "sweep": {
+        *("observability", "policy_writer", "reconciler", "registry", "request", "result", "retry", "scope"),
+        "settings",
+    },
+    "reconciler": {
+        "denials",
+        "policy",
+        "policy_document",
+        "policy_writer",
+        "registry",
+        "rejections",
+        "result",
+    }
+    | {"retry"},
+    "policy_writer": {"policy", "policy_document", "registry", "rejections", "retry", "role_knowledge"}
+    | {"settings"},
+    "role_knowledge": set(),
+    "rejections": {"denials", "policy", "policy_document"},
+    "denials": {"policy", "policy_document"},
+    "policy": {"policy_document"},
+    "policy_document": set(),
+    "registry": {"rate_limiter"},
+    "rate_limiter": set(),
+    "retry": set(),
+    "report": {"observability", "request", "result"},
+    "observability": set(),
     "triggers": {"request", "scope"},
     "request": {"scope"},
-    "foreign": {"policy"},
-    "policy": set(),
-    "registry": {"pace"},
-    "pace": set(),
-    "metrics": set(),
-    "report": {"metrics", "request", "result"},
-    "result": {"foreign"},
+    "settings": {"scope"},
+    "result": {"denials"},
     "scope": set(),
     "__init__": set(),
 }
-OUTSIDE = {
+EXTERNAL = {
     "app": {"aws_lambda_powertools"},
-    "handover": {"boto3", "botocore"},
+    "continuation": {"boto3", "botocore"},
+    "observability": {"aws_lambda_powertools"},
     "registry": {"boto3", "botocore", "mypy_boto3_ecr"},
-    "metrics": {"aws_lambda_powertools"},
-    "report": {"aws_lambda_powertools"},
 }
 
 
-def imports(room: str) -> set[str]:
-    tree = ast.parse((HANDLER / f"{room}.py").read_text())
+def imports(module: str) -> set[str]:
+    tree = ast.parse((HANDLER / f"{module}.py").read_text())
     return {
         name
         for node in ast.walk(tree)
@@ -70,22 +96,22 @@ def pins(lock: str) -> dict[str, tuple[str, frozenset[str]]]:
     }
 
 
-def test_every_room_is_known() -> None:
-    assert {path.stem for path in HANDLER.glob("*.py")} == ROOMS.keys()
+def test_every_module_is_listed() -> None:
+    assert {path.stem for path in HANDLER.glob("*.py")} == MODULES.keys()
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_run_one_way(room: str) -> None:
-    ours = {name.split(".")[1] for name in imports(room) if name.startswith("handler.")}
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module: str) -> None:
+    ours = {name.split(".")[1] for name in imports(module) if name.startswith("handler.")}
 
-    assert ours <= ROOMS[room]
+    assert ours <= MODULES[module]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_only_the_edges_know_what_is_not_pythons_own(room: str) -> None:
-    packages = {name.split(".")[0] for name in imports(room)} - {"handler", "__future__"}
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_edges_import_external_packages(module: str) -> None:
+    packages = {name.split(".")[0] for name in imports(module)} - {"handler", "__future__"}
 
-    assert packages - sys.stdlib_module_names == OUTSIDE.get(room, set())
+    assert packages - sys.stdlib_module_names == EXTERNAL.get(module, set())
 
 
 def test_what_ships_is_what_is_tested_and_all_of_it_is_pinned_with_hashes() -> None:
@@ -120,7 +146,7 @@ def test_boto3_does_not_ship_for_the_runtime_brings_it() -> None:
 def test_every_saved_event_is_one_that_the_function_understands(
     saved_event: Callable[[str], dict[str, object]], name: str
 ) -> None:
-    request = parse(saved_event(name), Home("012345678912", "us-east-1", identity="nobody"))
+    request = parse(saved_event(name), FunctionIdentity("012345678912", "us-east-1", caller_arn="nobody"))
 
     assert isinstance(request, Request)
     assert bool(request.repositories) != bool(request.ignored)

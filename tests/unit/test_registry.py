@@ -49,7 +49,7 @@ def test_an_ecr_that_does_not_answer_is_unavailable(serve: Callable[[socket.sock
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(Unavailable):
-            registry(f"http://127.0.0.1:{server.getsockname()[1]}").policy_text("team/app")
+            registry(f"http://127.0.0.1:{server.getsockname()[1]}").get_policy("team/app")
         thread.join(timeout=5)
         assert not thread.is_alive()
 
@@ -74,7 +74,7 @@ def test_the_sdk_repeats_no_call_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(variable, "x")
         with pytest.raises(Unavailable):
-            Registry.connect().set_policy_text("team/app", "{}")
+            Registry.connect().set_policy("team/app", "{}")
         server.shutdown()
 
     assert calls == 1
@@ -85,11 +85,11 @@ def test_an_ecr_that_is_not_there_is_unavailable() -> None:
         port = server.getsockname()[1]
 
     with pytest.raises(Unavailable, match="ECR did not answer"):
-        registry(f"http://127.0.0.1:{port}").policy_text("team/app")
+        registry(f"http://127.0.0.1:{port}").get_policy("team/app")
 
 
 def test_a_call_that_cannot_be_made_is_an_error_but_not_a_temporary_one() -> None:
     with pytest.raises(RegistryError, match="ECR could not be called") as caught:
-        registry("http://127.0.0.1:1").policy_text("")
+        registry("http://127.0.0.1:1").get_policy("")
 
     assert not isinstance(caught.value, Unavailable)

@@ -77,11 +77,11 @@ def test_a_missing_role_variable_stops_the_start() -> None:
         ("arn:aws:iam::222222222222:role/unionai-?-node-group", "wildcard"),
         (
             "arn:aws:sts::222222222222:assumed-role/node-group/i-0123456789abcdef0",
-            "probably mean arn:aws:iam::222222222222:role/node-group ",
+            "use arn:aws:iam::222222222222:role/node-group ",
         ),
         (
             "arn:aws-cn:sts::222222222222:assumed-role/node-group",
-            "probably mean arn:aws-cn:iam::222222222222:role/node-group ",
+            "use arn:aws-cn:iam::222222222222:role/node-group ",
         ),
         (
             "arn:aws:iam::222222222222:instance-profile/path/node-group",
@@ -122,13 +122,13 @@ def test_a_scope_is_globs_that_put_in_and_take_out() -> None:
     ("value", "mend"),
     [
         ("", 'or "*" for all'),
-        ("!scratch/*", "it selects nothing"),
+        ("!scratch/*", "it includes nothing"),
         ("Team/*", "lower-case"),
         ("team//app", "is not a name"),
         ("a", "is not a name"),
         ("team app*", "matches no name"),
         ("*,!", "is not a name"),
-        ("*,!*", "takes out every repository"),
+        ("*,!*", "excludes every repository"),
         ("/team/*", "matches no name"),
         ("team//*", "matches no name"),
         ("*/", "matches no name"),

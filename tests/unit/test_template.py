@@ -12,7 +12,7 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.settings import Settings
-from local import permissions
+from scripts import permissions_page
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
@@ -52,7 +52,7 @@ def of_type(resources: dict[str, Resource], kind: str) -> list[Resource]:
 
 
 def test_the_docs_list_every_permission_with_its_reason() -> None:
-    assert (PROJECT / "docs/permissions.md").read_text() == permissions.page(), "run `make docs`"
+    assert (PROJECT / "docs/permissions.md").read_text() == permissions_page.page(), "run `make docs`"
 
 
 def test_the_functions_role_is_assumed_by_lambda_alone_and_takes_no_policy_of_others(
@@ -76,7 +76,7 @@ def test_only_the_rules_of_the_stack_may_invoke_the_function(resources: dict[str
 def test_what_is_not_delivered_or_fails_is_kept_in_one_encrypted_queue(
     resources: dict[str, Resource],
 ) -> None:
-    queue = {"Fn::GetAtt": ["Failures", "Arn"]}
+    queue = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
     (failures,) = of_type(resources, "AWS::SQS::Queue")
     (invocations,) = of_type(resources, "AWS::Lambda::EventInvokeConfig")
     (schedule,) = of_type(resources, "AWS::Scheduler::Schedule")
@@ -96,7 +96,9 @@ def test_what_is_not_delivered_or_fails_is_kept_in_one_encrypted_queue(
 
 
 def test_every_role_has_the_boundary_that_is_asked_for(resources: dict[str, Resource]) -> None:
-    boundary = {"Fn::If": ["HasBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]}
+    boundary = {
+        "Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]
+    }
 
     roles = of_type(resources, "AWS::IAM::Role")
 
@@ -110,12 +112,12 @@ def test_every_alarm_says_what_to_do_and_somebody_hears_of_it(resources: dict[st
     }
     runbook = (PROJECT / "docs/operations.md").read_text()
 
-    assert len(alarms) == 7
+    assert len(alarms) == 6
     for name, alarm in alarms.items():
         assert f"`{name}`" in runbook
         assert len(alarm["AlarmDescription"]) > 100
         assert alarm["AlarmActions"] == {
-            "Fn::If": ["SendsMail", [{"Ref": "Alarms"}], {"Ref": "AWS::NoValue"}]
+            "Fn::If": ["HasAlarmEmail", [{"Ref": "AlarmTopic"}], {"Ref": "AWS::NoValue"}]
         }
         assert alarm["TreatMissingData"] == "notBreaching"
 
@@ -138,7 +140,7 @@ def test_alarms_and_dashboard_look_at_metrics_that_the_function_writes(
     }
 
     assert alarmed < looked_at
-    assert looked_at | {"SecondsToPullable"} <= written | {"SecondsToPullable"}
+    assert looked_at | {"SecondsToGrant"} <= written | {"SecondsToGrant"}
 
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
@@ -191,7 +193,10 @@ def test_only_alarms_that_see_a_lasting_state_tell_that_it_is_over(resources: di
         name: each["Properties"] for name, each in resources.items() if each["Type"].endswith("::Alarm")
     }
 
-    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {"FailureKept", "Throttled"}
+    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {
+        "DeadLetterQueueNotEmpty",
+        "FunctionThrottled",
+    }
 
 
 def test_the_author_is_one_that_the_serverless_repository_takes(source: dict[str, Any]) -> None:
@@ -211,9 +216,9 @@ def test_the_version_is_the_same_everywhere(source: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("switch", "condition", "switched"),
     [
-        ("CheckOnPush", "ChecksOnPush", {"ImageArrived", "ImageArrivedPermission"}),
-        ("SweepOnDeploy", "SweepsOnDeploy", {"Deployed", "DeployedPermission"}),
-        ("SweepSchedule", "SweepsOnSchedule", {"Schedule", "ScheduleRole"}),
+        ("CheckOnPush", "CheckOnPushEnabled", {"ImagePushed", "ImagePushedPermission"}),
+        ("SweepOnDeploy", "SweepOnDeployEnabled", {"StackDeployed", "StackDeployedPermission"}),
+        ("SweepSchedule", "HasSweepSchedule", {"Schedule", "ScheduleRole"}),
     ],
 )
 def test_what_is_switched_off_is_not_there(

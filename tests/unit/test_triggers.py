@@ -5,13 +5,13 @@ from datetime import datetime
 
 import pytest
 
-from handler.request import InvalidEvent, Request, Resume
-from handler.triggers import Home, parse
+from handler.request import Checkpoint, InvalidEvent, Request
+from handler.triggers import FunctionIdentity, parse
 
 ACCOUNT = "012345678912"
 REGION = "us-east-1"
 OURSELVES = f"arn:aws:sts::{ACCOUNT}:assumed-role/ecr-allow-pull-Role/ecr-allow-pull-Function"
-HOME = Home(ACCOUNT, REGION, OURSELVES)
+FUNCTION = FunctionIdentity(ACCOUNT, REGION, OURSELVES)
 RIGHT_FORM = '{"repositories": ["team/app", "ml/*"], "dry_run": true}'
 
 type Event = dict[str, object]
@@ -19,7 +19,7 @@ type Detail = dict[str, object]
 
 
 def parsed(event: object) -> Request:
-    return parse(event, HOME)
+    return parse(event, FUNCTION)
 
 
 def complaint(event: object) -> str:
@@ -149,7 +149,7 @@ class TestCreationEvents:
 class TestPolicyChanges:
     @pytest.mark.parametrize("event", ["policy-set", "policy-deleted"])
     def test_ask_for_the_repository(self, saved_event: Callable[[str], Event], event: str) -> None:
-        assert parsed(saved_event(event)) == Request(("team/app",), healing=True)
+        assert parsed(saved_event(event)) == Request(("team/app",), after_policy_change=True)
 
     def test_are_understood_by_their_resource_alone(self) -> None:
         arn = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"
@@ -214,7 +214,7 @@ class TestArrivals:
         detail = saved["detail"]
         assert isinstance(detail, dict)
 
-        assert parsed(saved | {"detail": detail | change}) == Request(ignored="no image has arrived")
+        assert parsed(saved | {"detail": detail | change}) == Request(ignored="no image was pushed")
 
     def test_are_refused_from_another_region(self, saved_event: Callable[[str], Event]) -> None:
         assert "eu-west-1" in complaint(saved_event("image-pushed") | {"region": "eu-west-1"})
@@ -237,8 +237,8 @@ class TestHandOvers:
     @pytest.mark.parametrize(
         "request_",
         [
-            Request(("*",), resume=Resume("a token", ("*",), failed=7)),
-            Request(("team/left", "*"), dry_run=True, resume=Resume()),
+            Request(("*",), checkpoint=Checkpoint("a token", ("*",), ("team/app",), 7, 1)),
+            Request(("team/left", "*"), dry_run=True, checkpoint=Checkpoint()),
             Request(("team/app",)),
         ],
     )
@@ -246,11 +246,11 @@ class TestHandOvers:
         assert parsed(request_.payload()) == request_
 
     @pytest.mark.parametrize(
-        "resume",
+        "checkpoint",
         [7, [], {}, {"token": "x"}, {"token": 7, "unmatched": [], "failed": 0}],
     )
-    def test_are_refused_if_somebody_else_wrote_them(self, resume: object) -> None:
-        assert RIGHT_FORM in complaint({"repositories": ["*"], "resume": resume})
+    def test_are_refused_if_somebody_else_wrote_them(self, checkpoint: object) -> None:
+        assert RIGHT_FORM in complaint({"repositories": ["*"], "checkpoint": checkpoint})
 
 
 class TestPayloads:

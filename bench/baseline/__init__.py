@@ -1,0 +1,1 @@
+"""The baseline: a minimal implementation with boto3."""

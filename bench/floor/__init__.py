@@ -1,1 +1,0 @@
-"""The floor: the least that does the job with boto3."""

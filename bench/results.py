@@ -1,0 +1,69 @@
+"""The results: one row per case and implementation, with one value per round."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+type Results = dict[str, Any]
+
+OURS, BASELINE, CUSTODIAN = "ecr-allow-pull", "bare boto3", "Cloud Custodian"
+ADAPTIVE = "bare boto3, adaptive retries"
+COLD, WARM, SWEEP, LIMITED, MEMORY = "cold start", "warm event", "sweep", "rate-limited sweep", "memory"
+SIZED = "sweep by function size"
+NONE, ALL = "none", "all"
+
+
+@dataclass
+class Row:
+    """The measurements of one implementation in one case. Each list has one value per round."""
+
+    case: str
+    missing: str  # which repositories lack the grant at the start: NONE or ALL
+    implementation: str
+    repositories: int
+    rate: float = 0  # the rate limit in calls a second, or 0 for no limit
+    function_mb: int = 0  # the function size that limits the CPU share, or 0 for no limit
+    seconds: list[float] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+    throttled: list[float] = field(default_factory=list)  # calls
+    failed: list[float] = field(default_factory=list)  # repositories without the grant at the end
+    cpu: list[float] = field(default_factory=list)  # seconds
+    peak: list[float] = field(default_factory=list)  # MiB of memory
+
+    @property
+    def median(self) -> float:
+        """The median of the seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def minimum(self) -> float:
+        """The seconds that the required calls take at the rate limit."""
+        return (2 if self.missing == ALL else 1) * self.repositories / self.rate
+
+    def peers(self, rows: Iterable[Row]) -> dict[str, Row]:
+        """Return the rows of all implementations with the same work, by implementation."""
+        work = (self.case, self.missing, self.repositories)
+        return {row.implementation: row for row in rows if (row.case, row.missing, row.repositories) == work}
+
+    def as_json(self) -> dict[str, object]:
+        """Return the row with rounded measurements."""
+        return {
+            key: [round(one, 4) for one in value] if isinstance(value, list) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def rows_of(results: Results) -> list[Row]:
+    """Parse the rows of results in JSON."""
+    return [Row(**row) for row in results["rows"]]
+
+
+def duration(seconds: float) -> str:
+    """Format a duration with three significant digits."""
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
+    return f"{value:#.3g} {unit}".replace(". ", " ")

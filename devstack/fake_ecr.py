@@ -1,0 +1,455 @@
+"""A fake ECR on loopback with fault injection, for tests and benchmarks.
+
+The fake speaks ECR's wire protocol, so every test runs the real SDK client. It models these rules of ECR:
+- A principal must exist when a policy is written. ECR stores the principal's unique id.
+- ECR returns a policy in another order and form than it was written.
+- A policy has a maximum length and can't contain `Resource`.
+- Listings are paginated.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import socket
+import string
+import threading
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic, sleep  # bound here, so a test that patches `time` doesn't affect the fake
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mypy_boto3_ecr import ECRClient
+
+ACCOUNT = "111122223333"
+REGION = "us-east-1"
+MAX_POLICY_LENGTH = 10_240
+READ, WRITE, DELETE, LIST = (
+    "GetRepositoryPolicy",
+    "SetRepositoryPolicy",
+    "DeleteRepositoryPolicy",
+    "DescribeRepositories",
+)
+
+_ROLE_OR_USER = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:role|user)/.+")
+_UNIQUE_ID = re.compile(r"A(?:RO|ID)A[A-Z0-9]{12,}")
+_ACCOUNT_ID = re.compile(r"\d{12}")
+_PRINCIPAL_NOT_FOUND = "Invalid parameter at 'PolicyText' failed to satisfy constraint: 'Principal not found'"
+
+
+class Fault(Enum):
+    """A fault to inject into a call."""
+
+    THROTTLED = auto()
+    TOO_MANY_REQUESTS = auto()
+    SERVER_ERROR = auto()
+    UNAVAILABLE = auto()
+    RESET = auto()  # the connection breaks, and ECR doesn't apply the call
+    TIMEOUT = auto()  # no response, and ECR doesn't apply the call
+    SERVER_ERROR_BUT_APPLIED = auto()
+    RESET_BUT_APPLIED = auto()
+    TIMEOUT_BUT_APPLIED = auto()
+
+
+APPLIED = {Fault.SERVER_ERROR_BUT_APPLIED, Fault.RESET_BUT_APPLIED, Fault.TIMEOUT_BUT_APPLIED}
+_RESETS = {Fault.RESET, Fault.RESET_BUT_APPLIED}
+_TIMEOUTS = {Fault.TIMEOUT, Fault.TIMEOUT_BUT_APPLIED}
+_ERROR_RESPONSES = {
+    Fault.THROTTLED: (400, "ThrottlingException", "Rate exceeded"),
+    Fault.TOO_MANY_REQUESTS: (429, "TooManyRequests", "slow down"),
+    Fault.SERVER_ERROR: (500, "ServerException", "out of order"),
+    Fault.SERVER_ERROR_BUT_APPLIED: (500, "ServerException", "out of order"),
+    Fault.UNAVAILABLE: (503, "ServiceUnavailable", "try again later"),
+}
+
+
+class EcrError(Exception):
+    """An error response of ECR."""
+
+    def __init__(self, code: str, message: str, status: int = 400) -> None:
+        """Set the error code, the message and the HTTP status."""
+        super().__init__(code)
+        self.code, self.message, self.status = code, message, status
+
+
+class TokenBucket:
+    """A rate limit: `rate` calls a second, with bursts of up to `burst` calls."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        """Start with a full bucket."""
+        self.rate, self.burst = rate, burst
+        self._tokens, self._filled_at = burst, monotonic()
+
+    def take(self) -> bool:
+        """Take a token. Return False if the bucket is empty."""
+        now = monotonic()
+        self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+@dataclass
+class FakeEcr:
+    """A fake registry of one account and region.
+
+    Attributes:
+        latency: the duration of each call in seconds.
+        rejects_deleted_principals: whether ECR rejects a policy that contains the unique id of a
+            deleted principal. AWS doesn't document which.
+        closed_accounts: the ids of closed accounts.
+        principal_not_found_message: the error message for a principal that doesn't exist.
+        denied_operations: the operations that the caller has no permission for.
+        buckets: the rate limit of each operation.
+        policies: the stored policy of each repository, or None for a repository without a policy.
+        roles: the existing roles and users with their unique ids.
+        calls: the number of calls by operation.
+        throttled: the number of throttled calls.
+        call_log: each call's operation, repository and outcome.
+        rng: the source of random order and ids, with a fixed seed.
+        url: the endpoint, while the fake is serving.
+    """
+
+    latency: float = 0.0
+    rejects_deleted_principals: bool = True
+    closed_accounts: set[str] = field(default_factory=set)
+    principal_not_found_message: str = _PRINCIPAL_NOT_FOUND
+    denied_operations: set[str] = field(default_factory=set)
+    buckets: dict[str, TokenBucket] = field(default_factory=dict)
+    policies: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    throttled: int = 0
+    call_log: list[tuple[str, str | None, str]] = field(default_factory=list)
+    rng: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - test data
+    url: str = ""
+    _faults: dict[tuple[str, str | None], list[Fault]] = field(default_factory=lambda: defaultdict(list))
+    _hooks: dict[tuple[str, str], list[Callable[[], object]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    _not_found_calls: Counter[str] = field(default_factory=Counter)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _closed: threading.Event = field(default_factory=threading.Event)
+
+    # State.
+
+    def create_repository(
+        self, *names: str, policy: Mapping[str, object] | None = None, not_found_calls: int = 0
+    ) -> None:
+        """Create repositories. The first `not_found_calls` calls on each answer RepositoryNotFound."""
+        with self._lock:
+            for name in names:
+                self.policies[name] = None
+                self._not_found_calls[name] = not_found_calls
+                if policy is not None:
+                    self.set_policy(name, policy)
+
+    def delete_repository(self, name: str) -> None:
+        """Delete a repository."""
+        with self._lock:
+            del self.policies[name]
+
+    def create_role(self, *arns: str) -> None:
+        """Create roles or users. A recreated one gets another unique id."""
+        with self._lock:
+            for arn in arns:
+                kind = "AIDA" if ":user/" in arn else "AROA"
+                self.roles[arn] = kind + "".join(
+                    self.rng.choices(string.ascii_uppercase + string.digits, k=17)
+                )
+
+    def delete_role(self, arn: str) -> str:
+        """Delete a role or user. Return the unique id that policies show from now on."""
+        with self._lock:
+            return self.roles.pop(arn)
+
+    def set_policy(self, name: str, policy: Mapping[str, object]) -> None:
+        """Set a repository's policy, as another writer does."""
+        with self._lock:
+            self._store(name, json.dumps(policy))
+
+    def delete_policy(self, name: str) -> None:
+        """Delete a repository's policy, as another writer does."""
+        with self._lock:
+            self.policies[name] = None
+
+    def get_policy(self, name: str) -> dict[str, Any] | None:
+        """Return a repository's policy in normalized form."""
+        with self._lock:
+            stored = self.policies[name]
+            return None if stored is None else normalized(self.with_principal_arns(stored))
+
+    def with_principal_arns(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the unique ids of existing principals with their ARNs. Other ids stay."""
+        arns = {unique_id: arn for arn, unique_id in self.roles.items()}
+        return _map_principals(stored, lambda principal: arns.get(principal, principal))
+
+    # Faults and hooks.
+
+    def inject_faults(self, operation: str, *faults: Fault, repository: str | None = None) -> None:
+        """Inject one fault into each of the next calls of an operation, optionally on one repository."""
+        with self._lock:
+            self._faults[operation, repository] += faults
+
+    def run_before(self, operation: str, *actions: Callable[[], object]) -> None:
+        """Run one action right before each of the next calls of an operation is applied."""
+        self._hooks["before", operation] += actions
+
+    def run_after(self, operation: str, *actions: Callable[[], object]) -> None:
+        """Run one action right after each of the next calls of an operation, before the response."""
+        self._hooks["after", operation] += actions
+
+    def clear_faults(self) -> None:
+        """Remove all faults, hooks and rate limits."""
+        with self._lock:
+            self._faults.clear()
+            self._hooks.clear()
+            self._not_found_calls.clear()
+            self.buckets.clear()
+
+    # Client and server.
+
+    def client(self, **config: Any) -> ECRClient:  # noqa: ANN401 - any option of botocore's Config
+        """Return an SDK client of this registry. By default the client never retries."""
+        # Imported here, because the benchmark's process must stay small and needs no client.
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32} | config
+        return boto3.client(
+            "ecr",
+            region_name=REGION,
+            endpoint_url=self.url,
+            aws_access_key_id="x",
+            aws_secret_access_key="x",  # noqa: S106 - a dummy, the fake checks no signature
+            config=Config(**options),
+        )
+
+    @contextmanager
+    def serving(self) -> Iterator[FakeEcr]:
+        """Serve on a free loopback port until the block ends."""
+        with _Server(("127.0.0.1", 0), _request_handler(self)) as server:
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            try:
+                yield self
+            finally:
+                self._closed.set()
+                server.shutdown()
+                thread.join()
+
+    def handle_request(self, target: str, body: bytes) -> tuple[int, bytes] | None:
+        """Handle an HTTP request. Return the status and the body, or None to break the connection.
+
+        Args:
+            target: the header X-Amz-Target.
+            body: the call's parameters in JSON.
+        """
+        response = self.handle_call(target.rpartition(".")[2], json.loads(body))
+        return response and (response[0], json.dumps(response[1]).encode())
+
+    def handle_call(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """Handle a call. Return the status and the response, or None to break the connection."""
+        sleep(self.latency)
+        name = request.get("repositoryName")
+        with self._lock:
+            self.calls[operation] += 1
+            fault = self._next_fault(operation, name)
+            self._run_hook("before", operation)
+            if fault is None or fault in APPLIED:
+                try:
+                    response = 200, self._execute(operation, request)
+                    outcome = "served"
+                except EcrError as error:
+                    response = error.status, {"__type": error.code, "message": error.message}
+                    outcome = error.code
+                self._run_hook("after", operation)
+            self.call_log.append((operation, name, fault.name if fault else outcome))
+        if fault in _TIMEOUTS:
+            self._closed.wait(60)
+        if fault in _TIMEOUTS | _RESETS:
+            return None
+        if fault is not None:
+            status, code, message = _ERROR_RESPONSES[fault]
+            return status, {"__type": code, "message": message}
+        return response
+
+    def _next_fault(self, operation: str, name: str | None) -> Fault | None:
+        bucket = self.buckets.get(operation)
+        if bucket and not bucket.take():
+            self.throttled += 1
+            return Fault.THROTTLED
+        for key in ((operation, name), (operation, None)):
+            if self._faults[key]:
+                return self._faults[key].pop(0)
+        return None
+
+    def _run_hook(self, moment: str, operation: str) -> None:
+        if hooks := self._hooks[moment, operation]:
+            hooks.pop(0)()
+
+    def _execute(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        if operation in self.denied_operations:
+            raise EcrError("AccessDeniedException", f"not authorized to perform: ecr:{operation}")
+        if operation == LIST:
+            return self._describe_repositories(**request)
+        name = request["repositoryName"]
+        self._not_found_calls[name] -= 1
+        if name not in self.policies or self._not_found_calls[name] >= 0:
+            raise EcrError(
+                "RepositoryNotFoundException",
+                f"The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'",
+            )
+        if operation == WRITE:
+            self._store(name, request["policyText"])
+        stored = self.policies[name]
+        if stored is None:
+            raise EcrError(
+                "RepositoryPolicyNotFoundException",
+                f"Repository policy does not exist for the repository with name '{name}'",
+            )
+        if operation == DELETE:
+            self.policies[name] = None
+        returned = self._shuffled(self.with_principal_arns(stored))
+        return {
+            "registryId": ACCOUNT,
+            "repositoryName": name,
+            "policyText": json.dumps(returned, indent=2, separators=(",", " : ")),
+        }
+
+    def _describe_repositories(
+        self,
+        maxResults: int = 100,  # noqa: N803 - ECR's name
+        nextToken: str | None = None,  # noqa: N803 - ECR's name
+    ) -> dict[str, Any]:
+        # The order isn't alphabetical. The token is a name, so deletions don't shift the next page.
+        names = sorted(self.policies, key=lambda name: name[::-1])
+        if nextToken is not None:
+            names = [name for name in names if name[::-1] > nextToken[::-1]]
+        page = names[:maxResults]
+        response: dict[str, Any] = {
+            "repositories": [
+                {
+                    "repositoryName": name,
+                    "registryId": ACCOUNT,
+                    "repositoryArn": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{name}",
+                }
+                for name in page
+            ]
+        }
+        if len(names) > len(page):
+            response["nextToken"] = page[-1]
+        return response
+
+    def _store(self, name: str, text: str) -> None:
+        if len(text) > MAX_POLICY_LENGTH:
+            raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText': too long")
+        policy = json.loads(text)
+        for statement in _as_list(policy["Statement"]):
+            actions = _as_list(statement.get("Action", statement.get("NotAction", [])))
+            if "Resource" in statement or not actions:
+                raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText'")
+        self.policies[name] = _map_principals(policy, self._stored_principal)
+
+    def _stored_principal(self, principal: str) -> str:
+        not_found = EcrError("InvalidParameterException", self.principal_not_found_message)
+        if not self.closed_accounts.isdisjoint(re.findall(r"\d{12}", principal)):
+            raise not_found
+        if _ACCOUNT_ID.fullmatch(principal):
+            return f"arn:aws:iam::{principal}:root"
+        if _ROLE_OR_USER.fullmatch(principal):
+            if principal not in self.roles:
+                raise not_found
+            return self.roles[principal]
+        deleted = _UNIQUE_ID.fullmatch(principal) and principal not in self.roles.values()
+        if deleted and self.rejects_deleted_principals:
+            raise not_found
+        return principal
+
+    def _shuffled(self, value: Any, key: str = "") -> Any:  # noqa: ANN401 - JSON
+        """Shuffle keys and sets. A set with one element becomes a string, as ECR does."""
+        if isinstance(value, dict):
+            items = list(value.items())
+            self.rng.shuffle(items)
+            return {name: self._shuffled(item, name) for name, item in items}
+        if key in {"AWS", "Action", "NotAction", "Service"}:
+            members = list(dict.fromkeys(_as_list(value)))
+            self.rng.shuffle(members)
+            return members[0] if len(members) == 1 else members
+        if isinstance(value, list):
+            return [self._shuffled(item) for item in value]
+        return value
+
+
+def normalized(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort and deduplicate the sets of a policy, so that equivalent policies compare equal."""
+
+    def normalize(value: Any) -> Any:  # noqa: ANN401 - JSON
+        if isinstance(value, dict):
+            return {key: normalize(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return sorted(set(value)) if len(set(value)) > 1 else value[0]
+        return value
+
+    return dict(policy) | {"Statement": [normalize(one) for one in _as_list(policy["Statement"])]}
+
+
+def _map_principals(policy: Mapping[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
+    def mapped(element: Any) -> Any:  # noqa: ANN401 - JSON
+        if not isinstance(element, dict) or "AWS" not in element:
+            return element
+        return element | {"AWS": [replace(principal) for principal in _as_list(element["AWS"])]}
+
+    statements = [
+        {key: mapped(value) if key in {"Principal", "NotPrincipal"} else value for key, value in one.items()}
+        for one in _as_list(policy["Statement"])
+    ]
+    return dict(policy) | {"Statement": statements}
+
+
+def _as_list(value: Any) -> Sequence[Any]:  # noqa: ANN401 - JSON
+    return value if isinstance(value, list) else [value]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore clients that disconnect."""
+
+
+def _request_handler(ecr: FakeEcr) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1  # send each response in one piece
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            response = ecr.handle_request(self.headers["X-Amz-Target"] or "", body)
+            if response is None:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            status, content = response
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,1 @@
+"""Scripts that generate documentation and check links."""

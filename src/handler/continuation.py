@@ -1,0 +1,32 @@
+"""The continuation: the rest of a sweep goes to a new invocation of the function."""
+
+import json
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from handler.request import Request
+
+# Two attempts, so that the call fits into the time that is reserved for it.
+_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})  # seconds
+
+
+class ContinuationFailed(Exception):
+    """The rest of a sweep could not be passed to a new invocation."""
+
+
+def continue_in_new_invocation(remaining: Request, function_name: str) -> None:
+    """Invoke the function asynchronously with what remains of a sweep.
+
+    To reconcile the same repositories twice does no harm, so a retried call does none either.
+
+    Raises:
+        ContinuationFailed: Lambda did not accept the invocation; says why.
+    """
+    try:
+        boto3.client("lambda", config=_CONFIG).invoke(
+            FunctionName=function_name, InvocationType="Event", Payload=json.dumps(remaining.payload())
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise ContinuationFailed(f"the sweep could not continue in a new invocation: {error}") from None

@@ -1,0 +1,99 @@
+"""A policy document: parsed from the text that ECR returns, and serialized for ECR. Pure."""
+
+import json
+from decimal import Decimal
+from typing import cast
+
+type Statement = dict[str, object]
+type Policy = dict[str, object]
+
+# `policyText` of SetRepositoryPolicy, from the ECR API reference.
+MAX_CHARACTERS = 10_240
+_ELEMENTS = {"Version", "Id", "Statement"}
+
+
+class InvalidPolicy(ValueError):
+    """A policy that cannot be parsed, and so must not be rewritten."""
+
+
+class PolicyTooLong(ValueError):
+    """A policy that exceeds ECR's maximum length."""
+
+
+def parse(text: str | None) -> Policy | None:
+    """Parse a repository's policy text; no text is no policy.
+
+    Raises:
+        InvalidPolicy: it is not a policy document; says what is wrong.
+    """
+    if text is None or not text.strip():
+        return None
+    try:
+        document = json.loads(text, object_pairs_hook=_object, parse_float=_exact)
+        # What could not be written back as it was read is left unchanged: lone surrogates, NaN, 1e999, ...
+        _compact(document).encode()
+    except InvalidPolicy:
+        raise
+    except (ValueError, RecursionError):
+        raise InvalidPolicy(
+            "the repository's policy cannot be parsed, or not written back, as JSON"
+        ) from None
+    if not isinstance(document, dict):
+        raise InvalidPolicy("the repository's policy is not a JSON object")
+    if unknown := document.keys() - _ELEMENTS:
+        raise InvalidPolicy(f"the repository's policy has unknown elements: {', '.join(sorted(unknown))}")
+    if not all(isinstance(statement, dict) for statement in _as_list(document.get("Statement"))):
+        raise InvalidPolicy(
+            '"Statement" in the repository\'s policy is neither an object nor a list of objects'
+        )
+    return document
+
+
+def render(policy: Policy) -> str:
+    """Serialize a policy as compactly as JSON allows.
+
+    Raises:
+        PolicyTooLong: the text exceeds ECR's limit; gives both sizes, in characters.
+    """
+    text = _compact(policy)
+    if len(text) > MAX_CHARACTERS:
+        raise PolicyTooLong(
+            f"the policy would have {len(text):,} characters and ECR allows {MAX_CHARACTERS:,}: "
+            "shorten the other statements, for example by merging those that allow the same actions"
+        )
+    return text
+
+
+def statements(policy: Policy | None) -> list[Statement]:
+    """Return a policy's statements, which it may hold as a list or as one object."""
+    return cast("list[Statement]", _as_list((policy or {}).get("Statement", [])))
+
+
+def strings(value: object) -> list[str] | None:
+    """Return as a list what a policy may hold as one string or as a list of them; None if it is neither."""
+    values = _as_list(value)
+    texts = [item for item in values if isinstance(item, str)]
+    return texts if texts and len(texts) == len(values) else None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Build a JSON object, and lose no value to another one with the same key."""
+    built = dict(pairs)
+    if len(built) < len(pairs):
+        raise InvalidPolicy("the repository's policy has an object with the same key twice")
+    return built
+
+
+def _exact(text: str) -> float:
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        raise InvalidPolicy(f"the repository's policy holds {text}, which cannot be written back unchanged")
+    return number
+
+
+def _compact(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]

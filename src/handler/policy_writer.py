@@ -1,0 +1,148 @@
+"""The policy writer: one read-plan-write on one repository, retried as a whole, and what it changed."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from handler.policy import deleted, granted
+from handler.policy_document import Policy, PolicyTooLong, parse, render
+from handler.registry import (
+    PolicyRejected,
+    Registry,
+    RepositoryNotFound,
+    Throttled,
+    Unavailable,
+)
+from handler.rejections import Contents, Rejection, contents
+from handler.retry import Deadline, retry_with_backoff
+from handler.role_knowledge import RoleKnowledge
+from handler.settings import Settings
+
+type Plan = Callable[[Policy | None], Policy | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the reconciliations of a sweep share.
+
+    Attributes:
+        settings: the desired state.
+        registry: where the repositories are.
+        deadline: no attempt starts after it.
+        dry_run: write nothing.
+        may_be_new: a repository that ECR does not find may appear within seconds.
+        roles: what is proved about the worker roles.
+    """
+
+    settings: Settings
+    registry: Registry
+    deadline: Deadline
+    dry_run: bool = False
+    may_be_new: bool = False
+    roles: RoleKnowledge = field(default_factory=RoleKnowledge)
+
+
+class Rejected(Exception):
+    """ECR does not accept a policy; `roles` are the worker roles that the policy adds."""
+
+    def __init__(self, cause: Exception, roles: Sequence[str], policy: Policy) -> None:
+        """Keep what follows from the rejection of this policy."""
+        super().__init__(str(cause))
+        self.roles = roles
+        self.rejection = Rejection(cause, contents(policy, without=roles))
+        self.holds_deleted_ids = bool(deleted(granted(policy)))
+
+
+class PolicyWriter:
+    """Writes the policy of one repository.
+
+    ECR has no conditional write. So a write follows directly on its read, and every attempt starts with a
+    new read: what others wrote before that read stays.
+
+    Attributes:
+        present: the policy as last read or written.
+        accepted: the worker roles in the policies that ECR accepted.
+        accepted_contents: the contents of the last of these policies.
+    """
+
+    def __init__(self, name: str, context: Context) -> None:
+        """Prepare for the repository of this name."""
+        self._name = name
+        self._context = context
+        self.present: Policy | None = None
+        self.accepted: frozenset[str] = frozenset()
+        self.accepted_contents: Contents | None = None
+        self._gained: set[str] = set()
+        self._lost: set[str] = set()
+
+    @property
+    def granted(self) -> frozenset[str]:
+        """The principals in our statements. What was accepted counts, for a read may lag behind a write."""
+        return granted(self.present) | self.accepted
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The principals that our statements gained by the writes."""
+        return tuple(sorted(self._gained & self.granted))
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The principals that our statements lost by the writes."""
+        return tuple(sorted(self._lost - self.granted))
+
+    def update(self, plan: Plan, roles: Sequence[str] = (), *, always: bool = False) -> None:
+        """Read the policy, plan another, and write that if it differs.
+
+        Args:
+            plan: the present policy -> the wanted one; the same object if nothing is to change.
+            roles: the worker roles that the plan grants.
+            always: write the wanted policy even if it is the present one.
+
+        Raises:
+            Rejected: ECR does not accept the wanted policy.
+            InvalidPolicy: the present policy cannot be parsed.
+            RegistryError: ECR refused a call.
+            DeadlineExceeded: the deadline passed.
+        """
+        may_appear = (RepositoryNotFound,) if self._context.may_be_new else ()
+        retry_with_backoff(
+            partial(self._read_plan_write, plan, roles, always=always),
+            self._context.deadline,
+            retryable=(Unavailable, *may_appear),
+            throttles=(Throttled,),
+        )
+
+    def _read_plan_write(self, plan: Plan, roles: Sequence[str], *, always: bool) -> None:
+        present = self.present = parse(self._context.registry.get_policy(self._name))
+        self._context.roles.prove_existing(self._worker_roles(present))
+        wanted = plan(present)
+        if wanted is not None and (wanted is not present or always):
+            try:
+                self._write(present, wanted)
+            except (PolicyRejected, PolicyTooLong) as cause:
+                added = [role for role in roles if role not in granted(present)]
+                raise Rejected(cause, added, wanted) from None
+
+    def _write(self, present: Policy | None, wanted: Policy) -> None:
+        text = render(wanted)
+        gained, lost = granted(wanted) - granted(present), granted(present) - granted(wanted)
+        if not self._context.dry_run:
+            try:
+                self._context.registry.set_policy(self._name, text)
+            except Throttled:
+                raise
+            except Unavailable:  # the answer was lost, and the write may have been applied
+                self._record_change(gained, lost)
+                raise
+            self._context.roles.prove_existing(self._worker_roles(wanted))
+        self._record_change(gained, lost)
+        self.present = wanted
+        self.accepted |= self._worker_roles(wanted)
+        self.accepted_contents = contents(wanted)
+
+    def _worker_roles(self, policy: Policy | None) -> frozenset[str]:
+        return granted(policy).intersection(self._context.settings.worker_role_arns)
+
+    def _record_change(self, gained: Iterable[str], lost: Iterable[str]) -> None:
+        self._gained.update(gained)
+        self._lost.update(lost)

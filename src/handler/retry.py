@@ -1,0 +1,69 @@
+"""Retry with exponential backoff and jitter, until a deadline."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+type Errors = tuple[type[Exception], ...]
+
+MAX_FAILURES = 6
+_FIRST_DELAY = 0.2  # seconds
+_MAX_DELAY = 6.4  # seconds
+
+
+class DeadlineExceeded(Exception):
+    """The deadline passed before an operation succeeded; the message is that of its last error."""
+
+
+class Deadline:
+    """The moment after which no new work starts: some time before the invocation ends."""
+
+    def __init__(self, time_left: Callable[[], float], reserve: float) -> None:
+        """Keep `reserve` seconds of the `time_left`, which counts in seconds."""
+        self._time_left = time_left
+        self._reserve = reserve
+
+    def remaining(self) -> float:
+        """Return the seconds until the deadline, 0 after it."""
+        return max(0.0, self._time_left() - self._reserve)
+
+    def passed(self) -> bool:
+        """Return whether the deadline has passed."""
+        return self.remaining() == 0
+
+
+def retry_with_backoff[T](
+    operation: Callable[[], T], deadline: Deadline, retryable: Errors, throttles: Errors
+) -> T:
+    """Call an operation until it succeeds, with growing delays between the attempts.
+
+    Args:
+        operation: what to call.
+        deadline: no attempt starts after it, and no delay outlasts it.
+        retryable: the errors after which another attempt makes sense, `MAX_FAILURES` at most.
+        throttles: those of them that only say that a call came too early. They do not count.
+
+    Raises:
+        DeadlineExceeded: the deadline passed after a retryable error.
+        Exception: the operation's error, if it is not retryable or there were too many.
+    """
+    failures = 0
+    delays = backoff_delays()
+    while True:
+        try:
+            return operation()
+        except retryable as error:
+            failures += not isinstance(error, throttles)
+            if failures == MAX_FAILURES:
+                raise
+            time.sleep(min(next(delays), deadline.remaining()))
+            if deadline.passed():
+                raise DeadlineExceeded(str(error)) from None
+
+
+def backoff_delays() -> Iterator[float]:
+    """Yield delays in seconds, without end: they double up to a limit, and vary by a half."""
+    delay = _FIRST_DELAY
+    while True:
+        yield delay * random.uniform(0.5, 1)  # noqa: S311 - not used for security
+        delay = min(2 * delay, _MAX_DELAY)

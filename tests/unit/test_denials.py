@@ -1,0 +1,144 @@
+"""What the statements of others do to the grant, held against AWS's rules."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+
+from handler.denials import deleted_principals, denials
+from handler.policy import PULL_ACTIONS, foreign
+from handler.policy_document import Policy
+from tests.unit.evaluator import Decision, decide
+from tests.unit.test_policy_promises import policies
+
+ACCOUNT = "222222222222"
+ROOT = f"arn:aws:iam::{ACCOUNT}:root"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/path/unionai-acme-flyteworker-node-group"
+OTHER = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
+GONE = "AROAEXAMPLEEXAMPLEEXA"
+
+
+def deny(**elements: object) -> Mapping[str, object]:
+    return {"Sid": "No", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGetImage"} | elements
+
+
+def denied(statement: Mapping[str, object]) -> tuple[str, ...]:
+    policy: Policy = {"Version": "2012-10-17", "Statement": [dict(statement)]}
+    return tuple(role for denial in denials(policy, [ROLE, OTHER]) for role in denial.roles)
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [{"AWS": ROLE}, {"AWS": ["444444444444", ROLE]}, {"AWS": ACCOUNT}, {"AWS": ROOT}],
+)
+def test_a_role_is_denied_by_its_own_name_and_by_its_account(principal: object) -> None:
+    assert denied(deny(Principal=principal)) == (ROLE,)
+
+
+@pytest.mark.parametrize("principal", ["*", {"AWS": "*"}, {"AWS": ["444444444444", "*"]}])
+def test_all_roles_are_denied_by_a_wildcard(principal: object) -> None:
+    assert denied(deny(Principal=principal)) == (ROLE, OTHER)
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [{"AWS": "444444444444"}, {"Service": "lambda.amazonaws.com"}, {"Federated": "*"}, {}, "222222222222", 7],
+)
+def test_no_role_is_denied_where_somebody_else_is(principal: object) -> None:
+    assert denied(deny(Principal=principal)) == ()
+
+
+@pytest.mark.parametrize(
+    ("spared", "roles"),
+    [
+        ([ROLE, ROOT], (OTHER,)),
+        ([ROLE, ACCOUNT], (OTHER,)),
+        ([ROLE], (ROLE, OTHER)),
+        ([ROOT], (ROLE, OTHER)),
+        (["444444444444"], (ROLE, OTHER)),
+        (["*"], ()),
+    ],
+)
+def test_not_principal_spares_a_role_only_together_with_its_account(
+    spared: list[str], roles: tuple[str, ...]
+) -> None:
+    statement = {
+        key: value for key, value in deny(NotPrincipal={"AWS": spared}).items() if key != "Principal"
+    }
+
+    assert denied(statement) == roles
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        *PULL_ACTIONS,
+        "*",
+        "ecr:*",
+        "ECR:BATCHGETIMAGE",
+        "ecr:Batch?etImage",
+        "ecr:GetDownload*",
+        ["ecr:PutImage", "ecr:BatchCheck*"],
+    ],
+)
+def test_any_of_the_three_actions_counts_with_wildcards_in_any_case(action: object) -> None:
+    assert denied(deny(Action=action)) == (ROLE, OTHER)
+
+
+@pytest.mark.parametrize(
+    "action", ["ecr:PutImage", "ecr:BatchGetImageFoo", "ecr:[Bb]atchGetImage", "s3:*", []]
+)
+def test_other_actions_do_not_count(action: object) -> None:
+    assert denied(deny(Action=action)) == ()
+
+
+@pytest.mark.parametrize(
+    ("not_action", "roles"),
+    [("ecr:PutImage", (ROLE, OTHER)), ("ecr:Batch*", (ROLE, OTHER)), ("ecr:*", ()), (list(PULL_ACTIONS), ())],
+)
+def test_not_action_denies_all_but_these(not_action: object, roles: tuple[str, ...]) -> None:
+    statement = {key: value for key, value in deny(NotAction=not_action).items() if key != "Action"}
+
+    assert denied(statement) == roles
+
+
+def test_an_allow_denies_nobody() -> None:
+    assert denied(deny(Effect="Allow")) == ()
+
+
+def test_a_statement_is_called_by_its_sid_or_its_number_and_a_condition_is_told() -> None:
+    unnamed = {key: value for key, value in deny().items() if key != "Sid"}
+    policy: Policy = {"Statement": [unnamed, deny(Condition={"Bool": {"aws:SecureTransport": "false"}})]}
+
+    assert [(denial.statement, denial.conditional) for denial in denials(policy, [ROLE])] == [
+        ("number 1", False),
+        ('"No"', True),
+    ]
+
+
+@given(policies)
+def test_a_role_is_said_to_be_denied_exactly_if_it_is(policy: Policy | None) -> None:
+    roles = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]
+    told = {role for denial in denials(policy, roles) for role in denial.roles}
+
+    assert told == {
+        role
+        for role in roles
+        for action in PULL_ACTIONS
+        if decide(policy, role, action, lambda _: True) is Decision.DENIED
+    }
+
+
+def test_ids_of_deleted_principals_are_told_with_their_statement_but_not_those_in_ours() -> None:
+    ours: Mapping[str, object] = {
+        "Sid": "AllowPull",
+        "Effect": "Allow",
+        "Principal": {"AWS": [GONE]},
+        "Action": list(PULL_ACTIONS),
+    }
+    policy: Policy = {
+        "Statement": [ours, deny(Principal={"AWS": ["444444444444", GONE, "AIDAEXAMPLEEXAMPLEEXA"]})]
+    }
+
+    assert [name for name, _ in foreign(policy)] == ['"No"']
+    assert deleted_principals(policy) == [f'statement "No" names AIDAEXAMPLEEXAMPLEEXA, {GONE}']

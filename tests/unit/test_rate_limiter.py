@@ -1,0 +1,168 @@
+"""The limiter, beside a token bucket as AWS throttles with, on a clock that the test turns."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from handler.rate_limiter import RateLimiter
+
+
+class TokenBucketEcr:
+    """An ECR that serves so many calls a second, and a burst of as many."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.tokens = rate
+        self.now = 0.0
+        self.served = 0
+        self.throttled = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.tokens = min(self.rate, self.tokens + seconds * self.rate)
+
+    def call(self, limiter: RateLimiter, latency: float = 0.001) -> None:
+        limiter.acquire()
+        self.sleep(latency)
+        if self.tokens >= 1:
+            self.tokens -= 1
+            self.served += 1
+            limiter.on_success()
+        else:
+            self.throttled += 1
+            limiter.on_throttle()
+
+
+@pytest.mark.parametrize(("rate", "share"), [(5, 0.1), (20, 0.05), (100, 0.02), (500, 0.02)])
+def test_calls_come_near_the_rate_that_is_served_and_few_are_throttled(rate: float, share: float) -> None:
+    ecr = TokenBucketEcr(rate)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+    while ecr.now < 20:  # it finds the rate
+        ecr.call(limiter)
+    ecr.served = ecr.throttled = 0
+
+    while ecr.now < 120:
+        ecr.call(limiter)
+
+    assert ecr.served / 100 > rate * 0.9
+    assert ecr.throttled / (ecr.served + ecr.throttled) < share
+
+
+def test_nothing_is_slowed_before_a_call_was_throttled() -> None:
+    ecr = TokenBucketEcr(rate=1e9)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+
+    for _ in range(1000):
+        ecr.call(limiter)
+
+    assert ecr.now == pytest.approx(1.0)
+
+
+def test_a_rate_that_rises_is_found() -> None:
+    ecr = TokenBucketEcr(rate=5)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+    while ecr.now < 30:
+        ecr.call(limiter)
+
+    ecr.rate = 200
+    while ecr.now < 60:
+        ecr.call(limiter)
+    ecr.served = 0
+    while ecr.now < 70:
+        ecr.call(limiter)
+
+    assert ecr.served / 10 > 150
+
+
+def test_a_throttle_after_an_idle_hour_says_nothing_of_the_rate() -> None:
+    ecr = TokenBucketEcr(rate=100)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+    ecr.call(limiter)
+    ecr.sleep(3600)
+    ecr.tokens = 0
+
+    ecr.call(limiter, latency=0)
+    started = ecr.now
+    for _ in range(50):
+        ecr.call(limiter)
+
+    assert ecr.now - started < 1
+
+
+def test_a_rate_that_is_not_used_is_not_raised() -> None:
+    ecr = TokenBucketEcr(rate=5)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+    while ecr.now < 20:
+        ecr.call(limiter)
+    for _ in range(30):
+        ecr.sleep(1)
+        ecr.call(limiter)
+
+    started = ecr.now
+    for _ in range(20):
+        ecr.call(limiter)
+
+    assert ecr.now - started > 2
+
+
+def test_a_write_does_not_wait_but_the_next_call_waits_for_it() -> None:
+    ecr = TokenBucketEcr(rate=10)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+    while ecr.now < 20:
+        ecr.call(limiter)
+    limiter.acquire()
+
+    started = ecr.now
+    for _ in range(5):
+        limiter.acquire_nowait()
+    assert ecr.now == started
+    limiter.acquire()
+
+    assert ecr.now - started > 0.4
+
+
+def test_the_first_throttle_slows_at_once_to_what_was_served_but_for_the_burst() -> None:
+    ecr = TokenBucketEcr(rate=20)
+    limiter = RateLimiter(ecr.clock, ecr.sleep)
+    ecr.sleep(0.03)
+    for _ in range(20):  # side by side
+        limiter.on_success()
+    limiter.on_throttle()
+
+    started = ecr.now
+    for _ in range(20):
+        limiter.acquire()
+
+    assert ecr.now - started == pytest.approx(1, rel=0.15)
+
+
+def test_whoever_waits_behind_another_goes_by_the_rate_of_its_own_turn() -> None:
+    slept: list[float] = []
+    asleep, awake = Event(), Event()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            asleep.set()
+            awake.wait(10)
+
+    now = 0.5
+    limiter = RateLimiter(lambda: now, sleep)
+    for _ in range(150):
+        limiter.on_success()
+    limiter.on_throttle()  # 100 a second, about
+    limiter.acquire()
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(limiter.acquire)
+        assert asleep.wait(10)
+        threads.submit(limiter.acquire)
+        now = 1.5
+        limiter.on_throttle()  # nothing was served lately: 1 a second
+        awake.set()
+    limiter.acquire()
+
+    assert slept[-1] == pytest.approx(1)
