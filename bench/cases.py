@@ -29,10 +29,8 @@ class Sizes:
 
     cold_starts: int = 11
     events: int = 100  # warm events after each cold start
-    sweeps: tuple[tuple[int, int, int], ...] = (
-        (1000, 5, 2),
-        (10_000, 3, 0),
-    )  # repositories, rounds, Custodian's
+    # Repositories, rounds, and rounds of Cloud Custodian.
+    sweeps: tuple[tuple[int, int, int], ...] = ((1000, 5, 2), (10_000, 3, 0))
     limits: tuple[tuple[int, int], ...] = ((100, 3000), (20, 1200))  # calls a second, repositories
     limited_rounds: int = 2
     memory: tuple[int, int] = (1000, 100_000)  # few and many repositories
@@ -62,13 +60,12 @@ class Bench:
         for number in range(self.sizes.cold_starts):
             self.report_progress(f"events: round {number + 1} of {self.sizes.cold_starts}")
             for one in self.implementations:
-                numbers = iter(([0], warm, warm))
+                own_rows = (row for row in rows if row.implementation == one.name)
                 self.ecr.reset(len(warm) + 1, granted=False)
-                with running(
-                    RUNTIME_PYTHON, one.handler, one.folder, self._environment(), WORK / "runtime.log"
-                ) as port:
-                    for row in (row for row in rows if row.implementation == one.name):
-                        self._invoke_each(port, row, next(numbers))
+                env, log = self._environment(), WORK / "runtime.log"
+                with running(RUNTIME_PYTHON, one.handler, one.folder, env, log) as port:
+                    for row, numbers in zip(own_rows, ([0], warm, warm), strict=True):
+                        self._invoke_each(port, row, numbers)
                 if self.ecr.count().policies != len(warm) + 1:
                     raise BenchError(f"{one.name} did not attach every policy")
         yield from rows

@@ -109,7 +109,9 @@ class FakeEcr:
         closed_accounts: the ids of closed accounts.
         principal_not_found_message: the error message for a principal that doesn't exist.
         denied_operations: the operations that the caller has no permission for.
-        buckets: the rate limit of each operation.
+        buckets: the rate limit of each operation; operations may share one.
+        read_lag: the maximum number of seconds by which a read may lag behind a write.
+        valid_tokens: how many page tokens stay valid; None for all.
         policies: the stored policy of each repository, or None for a repository without a policy.
         roles: the existing roles and users with their unique ids.
         calls: the number of calls by operation.
@@ -125,6 +127,8 @@ class FakeEcr:
     principal_not_found_message: str = _PRINCIPAL_NOT_FOUND
     denied_operations: set[str] = field(default_factory=set)
     buckets: dict[str, TokenBucket] = field(default_factory=dict)
+    read_lag: float = 0.0
+    valid_tokens: int | None = None
     policies: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
@@ -132,11 +136,15 @@ class FakeEcr:
     call_log: list[tuple[str, str | None, str]] = field(default_factory=list)
     rng: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - test data
     url: str = ""
-    _faults: dict[tuple[str, str | None], list[Fault]] = field(default_factory=lambda: defaultdict(list))
+    _faults: dict[tuple[str, str | None], list[Fault | EcrError]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     _hooks: dict[tuple[str, str], list[Callable[[], object]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     _not_found_calls: Counter[str] = field(default_factory=Counter)
+    _still_shown: dict[str, str] = field(default_factory=dict)
+    _replaced: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closed: threading.Event = field(default_factory=threading.Event)
 
@@ -167,10 +175,13 @@ class FakeEcr:
                     self.rng.choices(string.ascii_uppercase + string.digits, k=17)
                 )
 
-    def delete_role(self, arn: str) -> str:
-        """Delete a role or user. Return the unique id that policies show from now on."""
+    def delete_role(self, arn: str, *, still_shown: bool = False) -> str:
+        """Delete a role or user. Return the unique id that policies show from now on, or soon."""
         with self._lock:
-            return self.roles.pop(arn)
+            unique_id = self.roles.pop(arn)
+            if still_shown:
+                self._still_shown[unique_id] = arn
+            return unique_id
 
     def set_policy(self, name: str, policy: Mapping[str, object]) -> None:
         """Set a repository's policy, as another writer does."""
@@ -190,13 +201,13 @@ class FakeEcr:
 
     def with_principal_arns(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the unique ids of existing principals with their ARNs. Other ids stay."""
-        arns = {unique_id: arn for arn, unique_id in self.roles.items()}
+        arns = self._still_shown | {unique_id: arn for arn, unique_id in self.roles.items()}
         return _map_principals(stored, lambda principal: arns.get(principal, principal))
 
     # Faults and hooks.
 
-    def inject_faults(self, operation: str, *faults: Fault, repository: str | None = None) -> None:
-        """Inject one fault into each of the next calls of an operation, optionally on one repository."""
+    def inject_faults(self, operation: str, *faults: Fault | EcrError, repository: str | None = None) -> None:
+        """Inject one fault or error into each of the next calls, optionally on one repository."""
         with self._lock:
             self._faults[operation, repository] += faults
 
@@ -266,25 +277,27 @@ class FakeEcr:
             self.calls[operation] += 1
             fault = self._next_fault(operation, name)
             self._run_hook("before", operation)
-            if fault is None or fault in APPLIED:
+            if not isinstance(fault, Fault) or fault in APPLIED:
                 try:
+                    if fault is not None and not isinstance(fault, Fault):
+                        raise fault
                     response = 200, self._execute(operation, request)
                     outcome = "served"
                 except EcrError as error:
                     response = error.status, {"__type": error.code, "message": error.message}
                     outcome = error.code
                 self._run_hook("after", operation)
-            self.call_log.append((operation, name, fault.name if fault else outcome))
+            self.call_log.append((operation, name, fault.name if isinstance(fault, Fault) else outcome))
         if fault in _TIMEOUTS:
             self._closed.wait(60)
         if fault in _TIMEOUTS | _RESETS:
             return None
-        if fault is not None:
+        if isinstance(fault, Fault):
             status, code, message = _ERROR_RESPONSES[fault]
             return status, {"__type": code, "message": message}
         return response
 
-    def _next_fault(self, operation: str, name: str | None) -> Fault | None:
+    def _next_fault(self, operation: str, name: str | None) -> Fault | EcrError | None:
         bucket = self.buckets.get(operation)
         if bucket and not bucket.take():
             self.throttled += 1
@@ -311,8 +324,10 @@ class FakeEcr:
                 f"The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'",
             )
         if operation == WRITE:
+            before = self.policies[name]
             self._store(name, request["policyText"])
-        stored = self.policies[name]
+            self._replaced[name] = monotonic(), before
+        stored = self._readable(name) if operation == READ else self.policies[name]
         if stored is None:
             raise EcrError(
                 "RepositoryPolicyNotFoundException",
@@ -335,6 +350,10 @@ class FakeEcr:
         # The order isn't alphabetical. The token is a name, so deletions don't shift the next page.
         names = sorted(self.policies, key=lambda name: name[::-1])
         if nextToken is not None:
+            if self.valid_tokens == 0:
+                raise EcrError("InvalidParameterException", "Invalid parameter at 'nextToken'")
+            if self.valid_tokens is not None:
+                self.valid_tokens -= 1
             names = [name for name in names if name[::-1] > nextToken[::-1]]
         page = names[:maxResults]
         response: dict[str, Any] = {
@@ -350,6 +369,11 @@ class FakeEcr:
         if len(names) > len(page):
             response["nextToken"] = page[-1]
         return response
+
+    def _readable(self, name: str) -> Any:  # noqa: ANN401 - JSON
+        written_at, before = self._replaced.get(name, (0.0, None))
+        lag = self.rng.uniform(self.read_lag / 20, self.read_lag)
+        return before if self.read_lag and monotonic() - written_at < lag else self.policies[name]
 
     def _store(self, name: str, text: str) -> None:
         if len(text) > MAX_POLICY_LENGTH:

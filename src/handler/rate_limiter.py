@@ -1,23 +1,53 @@
-"""The rate limiter: calls to ECR come no faster than ECR serves them, a rate that it does not publish."""
+"""The rate limiter: paces the calls to ECR near the rate that ECR serves, which it does not publish.
+
+It is a token bucket that holds one token, so calls are evenly spaced. Its rate follows multiplicative
+increase and multiplicative decrease: each served call raises the rate by a little, each throttled one lowers
+it by more, so about 2 % of the calls are throttled once the rate is found. Until the first throttle there is
+no limit; then the rate doubles every few calls (slow start) until the next one.
+
+botocore's adaptive retry mode takes 1.1 to 1.9 times the ideal time under the limits that docs/performance.md
+lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
+"""
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 
-_WINDOW = 1.0  # seconds over which served calls are counted
-_SHORTEST_WINDOW = _WINDOW / 2  # what is counted in less says little
-_ENOUGH = 10  # calls that were served before the first throttle say enough, however soon it came
-_BURST = 1.0  # seconds: as many more calls ECR serves at once, after an idle time
-_BELOW = 0.97  # of the rate that was just served, so that the queue at ECR drains
-_GROWTH = 0.01  # in the first window after a throttle; doubles with each further one without
-_MOST_GROWTH = 1.0
-_USED = 0.5  # of the rate, at least, for it to count as tried
-_SLOWEST = 1.0  # calls a second
+_MIN_RATE = 5.0  # calls per second: below it, backoff alone is slow enough
+_ASSUMED_BURST = 1.0  # seconds: so many calls more are served at once before the first throttle
+_SLOW_START = 2**0.25  # the rate doubles every four calls
+_SLOW_START_DECREASE = 0.5  # the last rate that was not throttled
+_INCREASE = 0.0006  # of the rate, per served call
+_MAX_INCREASE = 0.03
+_CLEAN_RUN = 20  # served calls in a row that double the increase: the limit was raised
+_DECREASE = 0.03  # of the rate, per throttled call
+# Throttled writes, forgotten at a slow pace, from which on writes wait for a slot.
+_PACE_WRITES_FROM = 3.0
+_MAX_THROTTLED_WRITES = 6.0
+_FORGOTTEN = 0.02  # per served write
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The permission for one call.
+
+    Attributes:
+        time: when it was given, by the limiter's clock.
+        write: whether it is for a write.
+        paced: whether the call waited its turn, so that a throttle says that the rate is too high.
+        waited: whether that took any time, so that the limit had an effect.
+    """
+
+    time: float
+    write: bool = False
+    paced: bool = True
+    waited: bool = False
 
 
 class RateLimiter:
-    """Measures the rate that ECR serves and stays near it. Limits nothing until ECR throttles a call."""
+    """Threads share it: each acquires a permit before its call, and reports what became of the call."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
@@ -28,58 +58,99 @@ class RateLimiter:
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._rate = inf
-        self._next_slot = clock()
-        self._window_start = clock()
+        self._next_slot = self._rate_set_at = clock()
         self._served = 0
-        self._growth = _GROWTH
+        self._slow_start = True
+        self._increase = _INCREASE
+        self._clean_run = 0
+        self._throttled_writes = 0.0
+        self._waiting_writes = 0
 
-    def acquire(self) -> None:
-        """Wait for the next slot and take it."""
-        # One at a time: slots that all took at once would outlast a change of the rate.
-        with self._turn:
+    def acquire(self) -> Permit:
+        """Wait for the next slot."""
+        waited = False
+        with self._turn:  # one at a time, so that each waits by the rate of its own turn
+            while (delay := self._take_slot()) > 0:
+                waited = True
+                self._sleep(delay)
+        return Permit(self._clock(), waited=waited)
+
+    def acquire_for_write(self) -> Permit:
+        """Take a slot for a write right after its read, without a wait: the next call waits longer instead.
+
+        Where writes are throttled again and again, the write waits for a slot, but never longer than one
+        slot. Reads let it pass. Otherwise a limit without burst would never serve a write.
+        """
+        with self._lock:
+            paced = self._throttled_writes >= _PACE_WRITES_FROM
+            self._waiting_writes += paced
+        try:
+            if paced and self._wait_one_slot():
+                return Permit(self._clock(), write=True, waited=True)
+        finally:
             with self._lock:
-                now = self._clock()
-                pause = self._take_slot(now)
-            if pause > 0:
-                self._sleep(pause)
-
-    def acquire_nowait(self) -> None:
-        """Take a slot without waiting for it; the next `acquire` waits longer instead."""
-        with self._lock:
-            self._take_slot(self._clock())
-
-    def on_success(self) -> None:
-        """Count a call that ECR served."""
+                self._waiting_writes -= paced
         with self._lock:
             now = self._clock()
-            if self._rate < inf and now - self._window_start >= _WINDOW:
-                # A rate that was not used was not tried either.
-                if self._served >= _USED * self._rate * (now - self._window_start):
-                    self._rate *= 1 + self._growth
-                    self._growth = min(2 * self._growth, _MOST_GROWTH)
-                self._start_window(now)
-            self._served += 1
+            self._next_slot = max(now, self._next_slot) + 1 / self._rate
+            return Permit(now, write=True, paced=False)
 
-    def on_throttle(self) -> None:
-        """Slow down to what ECR served lately; once a window, for one overshoot throttles many calls."""
+    def on_success(self, permit: Permit) -> None:
+        """Raise the rate after a call that ECR served."""
+        with self._lock:
+            if permit.write:
+                self._throttled_writes = max(0.0, self._throttled_writes - _FORGOTTEN)
+            if self._rate == inf:
+                self._served += 1
+            # A limit that had no effect was not tried.
+            elif permit.waited and permit.time >= self._rate_set_at:
+                self._raise_rate()
+
+    def on_throttle(self, permit: Permit) -> None:
+        """Lower the rate after a call that ECR throttled."""
+        with self._lock:
+            if permit.write:
+                self._throttled_writes = min(self._throttled_writes + 1, _MAX_THROTTLED_WRITES)
+            if permit.time < self._rate_set_at:
+                return  # sent at a rate that is no longer valid
+            now = self._clock()
+            if self._rate == inf:
+                self._set_rate(self._served / (now - self._rate_set_at + _ASSUMED_BURST), now)
+                self._next_slot = now + 1 / self._rate
+            elif permit.paced and self._slow_start:
+                self._slow_start = False
+                self._set_rate(self._rate * _SLOW_START_DECREASE, now)
+            elif permit.paced:
+                self._rate = max(self._rate * (1 - _DECREASE), _MIN_RATE)
+                self._increase, self._clean_run = _INCREASE, 0
+
+    def _take_slot(self, *, write: bool = False) -> float:
+        """Take the next slot and return 0, or return the seconds until it may be taken."""
         with self._lock:
             now = self._clock()
-            elapsed = now - self._window_start
-            first = self._rate == inf
-            if elapsed < _SHORTEST_WINDOW and not (first and self._served >= _ENOUGH):
-                return
-            lately = self._served / (elapsed + (_BURST if first else 0))
-            self._rate = max(min(lately * _BELOW, self._rate), _SLOWEST)
-            self._growth = _GROWTH
-            self._start_window(now)
+            yields = self._waiting_writes > 0 and not write
+            if now >= self._next_slot and not yields:
+                self._next_slot = now + 1 / self._rate
+                return 0.0
+            return max(self._next_slot - now, 1 / self._rate if yields else 0.0)
 
-    def _take_slot(self, now: float) -> float:
-        if now - self._next_slot > _WINDOW:
-            self._start_window(now)  # what was idle says nothing of the rate
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + 1 / self._rate
-        return slot - now
+    def _wait_one_slot(self) -> bool:
+        give_up_at = self._clock() + 1 / self._rate
+        while (delay := self._take_slot(write=True)) > 0:
+            if (left := give_up_at - self._clock()) <= 0:
+                return False
+            self._sleep(min(delay, left))
+        return True
 
-    def _start_window(self, now: float) -> None:
-        self._window_start = now
-        self._served = 0
+    def _raise_rate(self) -> None:
+        if self._slow_start:
+            self._rate *= _SLOW_START
+            return
+        self._clean_run += 1
+        if self._clean_run % _CLEAN_RUN == 0:
+            self._increase = min(2 * self._increase, _MAX_INCREASE)
+        self._rate *= 1 + self._increase
+
+    def _set_rate(self, rate: float, now: float) -> None:
+        self._rate = max(rate, _MIN_RATE)
+        self._rate_set_at = now

@@ -8,8 +8,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.retries.standard import RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
-from handler.rate_limiter import RateLimiter
+from handler.rate_limiter import Permit, RateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +30,11 @@ _CONFIG = Config(
     # meanwhile. So it tries once, and each new attempt starts with a new read.
     retries={"total_max_attempts": 1},
 )
-# ECR names both in its API guide. A 5xx of any code is as temporary.
-_THROTTLING_CODES = frozenset({"ThrottlingException", "ThrottleException", "TooManyRequestsException"})
+# What the SDK itself would retry, and what ECR's API guide and HTTP add to that.
+_is_throttle = ThrottledRetryableChecker().is_retryable
+_is_transient = TransientRetryableChecker().is_retryable
+_ECR_THROTTLE = "ThrottleException"
+_REQUEST_TIMEOUT = 408
 # Today's text, and an older one.
 _PRINCIPAL_NOT_FOUND = ("Principal not found", "Invalid repository policy provided")
 _TOO_MANY_REQUESTS = 429
@@ -89,11 +93,9 @@ class Registry:
         Raises:
             RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
         """
-        self._rate_limiter.acquire()
-        if token is None:
-            response = self._call(self._client.describe_repositories, maxResults=_PAGE_SIZE)
-        else:
-            response = self._call(self._client.describe_repositories, maxResults=_PAGE_SIZE, nextToken=token)
+        permit = self._rate_limiter.acquire()
+        page = {} if token is None else {"nextToken": token}
+        response = self._call(permit, self._client.describe_repositories, maxResults=_PAGE_SIZE, **page)
         try:
             return [each["repositoryName"] for each in response["repositories"]], response.get("nextToken")
         except KeyError as error:
@@ -106,9 +108,9 @@ class Registry:
             RepositoryNotFound: there is no such repository.
             RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
         """
-        self._rate_limiter.acquire()
+        permit = self._rate_limiter.acquire()
         try:
-            return self._call(self._client.get_repository_policy, repositoryName=name)["policyText"]
+            return self._call(permit, self._client.get_repository_policy, repositoryName=name)["policyText"]
         except PolicyNotFound:
             return None
         except KeyError as error:
@@ -122,25 +124,26 @@ class Registry:
             PolicyRejected: ECR rejects the policy; a principal in it may not exist.
             RegistryError: ECR refused the call; Unavailable if another attempt makes sense, after a new read.
         """
-        # A wait here would give others time to write what this write then replaces.
-        self._rate_limiter.acquire_nowait()
-        self._call(self._client.set_repository_policy, repositoryName=name, policyText=text)
+        permit = self._rate_limiter.acquire_for_write()
+        self._call(permit, self._client.set_repository_policy, repositoryName=name, policyText=text)
 
-    def _call[**P, T](self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _call[**P, T](
+        self, permit: Permit, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         try:
             response = operation(*args, **kwargs)
         except ClientError as error:
             translated = _translate(error)
             if isinstance(translated, Throttled):
-                self._rate_limiter.on_throttle()
+                self._rate_limiter.on_throttle(permit)
             else:
-                self._rate_limiter.on_success()
+                self._rate_limiter.on_success(permit)
             raise translated from None
         except (BotoConnectionError, HTTPClientError) as error:
             raise Unavailable(f"ECR did not answer: {error}") from None
         except BotoCoreError as error:
             raise RegistryError(f"ECR could not be called: {error}") from None
-        self._rate_limiter.on_success()
+        self._rate_limiter.on_success(permit)
         return response
 
 
@@ -152,9 +155,10 @@ def _translate(error: ClientError) -> RegistryError:
         return RepositoryNotFound(text)
     if code == "RepositoryPolicyNotFoundException":
         return PolicyNotFound(text)
-    if code in _THROTTLING_CODES or status == _TOO_MANY_REQUESTS:
+    context = RetryContext(attempt_number=1, parsed_response=error.response)
+    if code == _ECR_THROTTLE or status == _TOO_MANY_REQUESTS or _is_throttle(context):
         return Throttled(text)
-    if status >= _SERVER_ERROR:
+    if status >= _SERVER_ERROR or status == _REQUEST_TIMEOUT or _is_transient(context):
         return Unavailable(text)
     if any(words in message for words in _PRINCIPAL_NOT_FOUND):
         return PolicyRejected(text)

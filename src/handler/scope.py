@@ -10,6 +10,7 @@ from typing import Self
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
 _NAME_LENGTH = range(2, 256 + 1)
+_MAX_GLOB_LENGTH = 512  # twice the longest name, so that sets like [abc] fit
 _GLOB = re.compile(r"(?:[a-z0-9._/*?-]|\[!?[a-z0-9._/-]+\])+")
 _INVALID_PATH = re.compile(r"/.*|.*//.*|.*/")
 _ADDRESS = ".dkr.ecr."
@@ -76,11 +77,18 @@ def validate_pattern(pattern: str) -> None:
     Raises:
         InvalidPattern: it is neither.
     """
-    if _ADDRESS in pattern:
+    if is_repository_name(pattern):
+        return
+    if len(pattern) > _MAX_GLOB_LENGTH:
         raise InvalidPattern(
-            f"{pattern!r} is the address of a repository; give its name, which follows the first /"
+            f"{pattern[:60]!r}... has {len(pattern):,} characters; {_MAX_GLOB_LENGTH} are allowed"
         )
-    if not is_glob(pattern) and not is_repository_name(pattern):
+    if _ADDRESS in pattern and not _GLOB.fullmatch(pattern):
+        raise InvalidPattern(
+            f"{pattern!r} is the address of an image; use the repository name: what follows the first /, "
+            "without a tag"
+        )
+    if not is_glob(pattern):
         raise InvalidPattern(
             f"{pattern!r} is not a name that an ECR repository can have "
             "(2-256 characters: lower-case letters and digits, with single . _ / or -, __ or -- between them)"

@@ -9,7 +9,12 @@ from handler.scope import InvalidPattern, Scope
 
 _EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 # The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-_ROLE = re.compile(r"arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/(?:[A-Za-z0-9_+=.@-]+/)*[A-Za-z0-9_+=.@-]{1,64}")
+# A path may hold any character from ! to ~. Not accepted are those that mean something else here: a comma, a
+# wildcard, a policy variable and a second ARN.
+_ROLE = re.compile(
+    r"(?!.*(?:\$\{|arn:.*arn:))arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/"
+    r"(?:[!-)+\-->@-~]*/)?[A-Za-z0-9_+=.@-]{1,64}"
+)
 # What people enter instead, each with a hint.
 _COMMON_MISTAKES = (
     (

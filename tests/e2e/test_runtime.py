@@ -158,16 +158,10 @@ def test_bytecode_of_another_python_version_is_ignored(built: Path, tmp_path: Pa
     assert response["outcomes"] == {"attached": 1}
 
 
-def test_package_is_small_and_has_no_unused_dependency(built: Path) -> None:
-    imports = "import sys, handler.app, handler.continuation; print(*sys.modules)"
-    environment = clean_environment() | {"PYTHONPATH": str(built), "AWS_DEFAULT_REGION": "us-east-1"}
-    loaded = subprocess.run(  # noqa: S603 - the built function
-        [PYTHON, "-c", imports], env=environment, capture_output=True, text=True, check=True
-    ).stdout.split()
+def test_package_has_at_most_2_mb(built: Path, tmp_path: Path) -> None:
+    package = shutil.make_archive(str(tmp_path / "package"), "zip", built)
 
-    shipped = {".".join(init.relative_to(built).parts[:-1]) for init in built.rglob("__init__.py")}
-    assert shipped <= set(loaded)
-    assert sum(file.stat().st_size for file in built.rglob("*")) < 2_000_000
+    assert Path(package).stat().st_size <= 2_000_000
 
 
 @pytest.fixture(scope="session")

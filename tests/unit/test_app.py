@@ -1,4 +1,4 @@
-"""The function as Lambda calls it, with an ECR in process that is moto's."""
+"""The function as Lambda invokes it, against the in-process ECR of moto."""
 
 import gc
 import importlib
@@ -21,11 +21,12 @@ import pytest
 from moto import mock_aws
 
 from handler import reconciler
+from handler.policy import attach
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
-# moto's account, and the one that `sam local` gives to functions, of which the saved events are.
+# The account of moto, and the account that `sam local` gives to functions. The saved events use the latter.
 ACCOUNT = "123456789012"
 SAM_LOCAL_ACCOUNT = "012345678912"
 REGION = "us-east-1"
@@ -43,13 +44,13 @@ type SavedEvent = Callable[[str], dict[str, object]]
 
 @dataclass
 class Deployed:
-    """The function, started with some settings, beside an ECR whose calls are counted."""
+    """The function, started with some settings, and an ECR client that counts the calls."""
 
     app: ModuleType
     ecr: "ECRClient"
     region: str
     calls: Counter[str] = field(default_factory=Counter)
-    milliseconds_left: Iterator[int] = field(default_factory=lambda: itertools.repeat(900_000))
+    remaining_milliseconds: Iterator[int] = field(default_factory=lambda: itertools.repeat(900_000))
 
     def invoke(self, event: object, account: str = SAM_LOCAL_ACCOUNT) -> dict[str, Any]:
         self.calls.clear()
@@ -58,7 +59,7 @@ class Deployed:
             function_name="ecr-allow-pull",
             invoked_function_arn=f"arn:aws:lambda:{self.region}:{account}:function:ecr-allow-pull",
             memory_limit_in_mb=256,
-            get_remaining_time_in_millis=lambda: next(self.milliseconds_left),
+            get_remaining_time_in_millis=lambda: next(self.remaining_milliseconds),
         )
         report: dict[str, Any] = self.app.lambda_handler(event, context)
         json.dumps(report)  # as Lambda does
@@ -92,7 +93,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         for variable, value in ({"WORKER_ROLE_ARNS": ROLE} | settings).items():
             monkeypatch.setenv(variable, value)
         deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"), region)
-        client = deployed.app.registry._client  # noqa: SLF001 - to count what it sends
+        client = deployed.app.registry._client  # noqa: SLF001 - to count its calls
         client.meta.events.register("before-call.ecr", lambda model, **_: deployed.calls.update([model.name]))
         return deployed
 
@@ -121,7 +122,7 @@ def long_policy(characters: int) -> dict[str, object]:
 
 
 class TestANewRepository:
-    def test_gets_the_grant_and_the_report_tells(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_gets_the_grant_and_is_reported(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
         function.create("team/app")
 
@@ -136,7 +137,7 @@ class TestANewRepository:
             "truncated": False,
         }
 
-    def test_gets_the_grant_also_if_ecr_made_it_itself(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_gets_the_grant_if_ecr_created_it(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
         function.create("docker-hub/library/alpine")
 
@@ -144,7 +145,7 @@ class TestANewRepository:
 
         assert function.policy("docker-hub/library/alpine") == document(allow_pull(ROLE))
 
-    def test_keeps_what_its_policy_holds_already(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_keeps_the_existing_policy_statements(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(WORKER_ROLE_ARNS=f"{ROLE},{OTHER_ROLE}")
         function.create("team/app", policy={"Version": "2008-10-17", "Id": "theirs", "Statement": FOREIGN})
 
@@ -156,9 +157,7 @@ class TestANewRepository:
             "Statement": [FOREIGN, allow_pull(ROLE, OTHER_ROLE)],
         }
 
-    def test_costs_two_calls_and_one_when_nothing_is_missing(
-        self, start: Start, saved_event: SavedEvent
-    ) -> None:
+    def test_needs_two_calls_or_one_if_the_grant_exists(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
         function.create("team/app")
 
@@ -169,20 +168,22 @@ class TestANewRepository:
         assert function.calls == {"GetRepositoryPolicy": 1}
         assert report["outcomes"] == {"unchanged": 1}
 
-    def test_that_was_deleted_meanwhile_is_gone(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_deleted_before_the_invocation_is_reported_as_gone(
+        self, start: Start, saved_event: SavedEvent
+    ) -> None:
         report = start().invoke(saved_event("created-by-api"))
 
         assert report["repositories"] == [{"repository": "team/app", "outcome": "gone"}]
 
-    def test_that_ecr_does_not_know_yet_is_waited_for(
+    def test_not_yet_visible_in_ecr_is_retried(
         self, start: Start, saved_event: SavedEvent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         function = start()
-        pauses: list[float] = []
+        delays: list[float] = []
 
         def appear(seconds: float) -> None:
-            pauses.append(seconds)
-            if len(pauses) == 3:
+            delays.append(seconds)
+            if len(delays) == 3:
                 function.create("team/app")
 
         monkeypatch.setattr(time, "sleep", appear)
@@ -191,7 +192,7 @@ class TestANewRepository:
 
         assert report["outcomes"] == {"attached": 1}
 
-    def test_out_of_scope_is_left_alone(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_out_of_scope_is_not_changed(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(REPOSITORIES="*,!team/*")
         function.create("team/app")
 
@@ -202,9 +203,9 @@ class TestANewRepository:
         assert function.policy("team/app") is None
 
 
-class TestAnEventThatIsNotOurs:
+class TestAnIgnoredOrInvalidEvent:
     @pytest.mark.parametrize("change", [{}, {"source": "aws.codecommit"}])
-    def test_costs_no_call_and_the_answer_says_why(
+    def test_causes_no_call_and_the_response_gives_the_reason(
         self, start: Start, saved_event: SavedEvent, change: dict[str, object]
     ) -> None:
         function = start()
@@ -215,7 +216,7 @@ class TestAnEventThatIsNotOurs:
         assert report["checked"] == 0
         assert report["ignored"]
 
-    def test_of_our_own_write_is_none_to_act_on(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_from_our_own_write_is_ignored(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(ROLE_NAME="the-role")
         function.create("team/app")
         event = saved_event("policy-set")
@@ -227,7 +228,7 @@ class TestAnEventThatIsNotOurs:
         assert report["ignored"] == "the function's own write"
         assert not function.calls
 
-    def test_of_another_account_is_refused(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_from_another_account_is_rejected(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
         function.create("team/app")
 
@@ -236,7 +237,7 @@ class TestAnEventThatIsNotOurs:
         assert f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and" in answer["error"]
         assert not function.calls
 
-    def test_of_another_region_is_refused(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_from_another_region_is_rejected(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(region="eu-west-1")
 
         answer = function.invoke(saved_event("created-by-api"))
@@ -245,7 +246,7 @@ class TestAnEventThatIsNotOurs:
         assert not function.calls
 
     @pytest.mark.parametrize("event", [{}, [], None, {"repositories": ["team/app"], "dryrun": True}])
-    def test_changes_nothing_and_is_told_the_right_form(self, start: Start, event: object) -> None:
+    def test_causes_no_call_and_the_error_shows_the_expected_form(self, start: Start, event: object) -> None:
         function = start()
         function.create("team/app")
 
@@ -255,8 +256,8 @@ class TestAnEventThatIsNotOurs:
         assert not function.calls
 
 
-class TestAReRun:
-    def test_of_all_checks_every_repository_in_scope(self, start: Start, saved_event: SavedEvent) -> None:
+class TestAManualRun:
+    def test_of_all_reconciles_every_repository_in_scope(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(REPOSITORIES="*,!scratch/*")
         function.create("ml/train", "team/app", "scratch/x1")
         function.create("ml/done", policy=document(allow_pull(ROLE)))
@@ -268,7 +269,7 @@ class TestAReRun:
         assert function.policy("ml/train") == function.policy("team/app") == document(allow_pull(ROLE))
         assert function.policy("scratch/x1") is None
 
-    def test_checks_names_and_globs_each_repository_once(self, start: Start) -> None:
+    def test_of_names_and_globs_reconciles_each_repository_once(self, start: Start) -> None:
         function = start()
         function.create("ml/train", "ml/serve", "team/app", "team/other")
 
@@ -278,12 +279,12 @@ class TestAReRun:
         assert function.calls["GetRepositoryPolicy"] == 3
         assert function.policy("team/other") is None
 
-    def test_of_one_that_is_not_there_says_gone(self, start: Start) -> None:
+    def test_of_a_missing_repository_reports_gone(self, start: Start) -> None:
         report = start().invoke({"repositories": ["no/such"]})
 
         assert report["repositories"] == [{"repository": "no/such", "outcome": "gone"}]
 
-    def test_by_a_saved_event_is_the_same_check(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_with_a_saved_event_can_be_repeated(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
         function.create("team/app", policy=document(FOREIGN))
 
@@ -294,7 +295,9 @@ class TestAReRun:
 
 
 class TestADryRun:
-    def test_writes_nothing_and_reports_what_it_would(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_writes_nothing_and_reports_the_planned_changes(
+        self, start: Start, saved_event: SavedEvent
+    ) -> None:
         function = start()
         function.create("team/app", "ml/train")
 
@@ -309,7 +312,7 @@ class TestADryRun:
         assert "SetRepositoryPolicy" not in function.calls
         assert function.policy("team/app") is None
 
-    def test_is_what_every_event_gets_in_plan_mode(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_is_forced_for_every_event_by_plan_mode(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(MODE="plan")
         function.create("team/app")
 
@@ -321,7 +324,7 @@ class TestADryRun:
 
 
 class TestUnlistedRoles:
-    def test_stay_by_default(self, start: Start) -> None:
+    def test_are_kept_by_default(self, start: Start) -> None:
         function = start()
         function.create("team/app", policy=document(allow_pull(OTHER_ROLE)))
 
@@ -330,7 +333,7 @@ class TestUnlistedRoles:
         assert function.policy("team/app") == document(allow_pull(OTHER_ROLE, ROLE))
         assert report["repositories"][0]["added"] == [ROLE]
 
-    def test_leave_on_request_and_the_report_names_them(self, start: Start) -> None:
+    def test_are_removed_on_request_and_reported(self, start: Start) -> None:
         function = start(REMOVE_UNLISTED_ROLES="true")
         function.create("team/app", policy=document(FOREIGN, allow_pull(OTHER_ROLE)))
 
@@ -340,40 +343,40 @@ class TestUnlistedRoles:
         assert report["repositories"][0]["removed"] == [OTHER_ROLE]
 
 
-class TestASweepThatIsOutOfTime:
-    def test_hands_the_rest_to_a_new_invocation_of_the_function_and_says_so(
+class TestASweepThatRunsOutOfTime:
+    def test_continues_in_a_new_invocation_and_reports_the_continuation(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         function = start()
         function.create("a1", "b2", "c3")
-        handed: list[dict[str, Any]] = []
+        invocations: list[dict[str, Any]] = []
         monkeypatch.setattr(
-            boto3, "client", lambda _, **__: SimpleNamespace(invoke=lambda **call: handed.append(call))
+            boto3, "client", lambda _, **__: SimpleNamespace(invoke=lambda **call: invocations.append(call))
         )
-        function.milliseconds_left = itertools.chain([900_000] * 4, itertools.repeat(0))
+        function.remaining_milliseconds = itertools.chain([900_000] * 4, itertools.repeat(0))
 
         report = function.invoke({"repositories": ["*"]})
 
         assert report["handed_over"] is True
         assert 0 < report["checked"] < 3
-        (invocation,) = handed
+        (invocation,) = invocations
         assert invocation["InvocationType"] == "Event"
         assert invocation["FunctionName"] == "ecr-allow-pull"
-        function.milliseconds_left = itertools.repeat(900_000)
+        function.remaining_milliseconds = itertools.repeat(900_000)
         assert "handed_over" not in function.invoke(json.loads(invocation["Payload"]))
         assert all(function.policy(name) == document(allow_pull(ROLE)) for name in ("a1", "b2", "c3"))
 
-    def test_is_an_error_if_nobody_takes_the_rest(self, start: Start) -> None:
+    def test_raises_an_error_if_the_new_invocation_cannot_be_started(self, start: Start) -> None:
         function = start()
         function.create("a1", "b2", "c3")
-        function.milliseconds_left = itertools.chain([900_000] * 4, itertools.repeat(0))
+        function.remaining_milliseconds = itertools.chain([900_000] * 4, itertools.repeat(0))
 
         with pytest.raises(Exception, match=r"^the sweep could not continue in a new invocation: .*NotFound"):
             function.invoke({"repositories": ["*"]})
 
 
 class TestAFailure:
-    def test_of_one_repository_stops_no_other_and_is_named_at_the_end(self, start: Start) -> None:
+    def test_of_one_repository_does_not_stop_the_others_and_is_named_in_the_error(self, start: Start) -> None:
         function = start()
         function.create("first", "third")
         function.create("second", policy=long_policy(10_200))
@@ -384,14 +387,14 @@ class TestAFailure:
         assert function.policy("first") == function.policy("third") == document(allow_pull(ROLE))
         assert function.policy("second") == long_policy(10_200)
 
-    def test_in_a_dry_run_is_the_same(self, start: Start) -> None:
+    def test_in_a_dry_run_raises_an_error_too(self, start: Start) -> None:
         function = start()
         function.create("second", policy=long_policy(10_200))
 
         with pytest.raises(Exception, match=r"second: .* characters"):
             function.invoke({"repositories": ["second"], "dry_run": True})
 
-    def test_is_named_however_many_repositories_went_well(self, start: Start) -> None:
+    def test_is_named_among_many_successful_repositories(self, start: Start) -> None:
         function = start()
         function.create(*(f"r{number:03}" for number in range(101)))
         function.create("zzz", policy=long_policy(10_200))
@@ -399,12 +402,11 @@ class TestAFailure:
         with pytest.raises(Exception, match=r"^1 of 102 repositories failed: zzz: .* characters"):
             function.invoke({"repositories": ["*"]})
 
-    def test_of_our_own_is_a_failure_of_one_repository_too(
+    def test_caused_by_a_bug_affects_only_one_repository(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         function = start()
         function.create("first", "second")
-        attach = reconciler.attach
 
         def break_once(*_: object, **__: object) -> None:
             monkeypatch.setattr(reconciler, "attach", attach)
@@ -417,7 +419,7 @@ class TestAFailure:
 
         assert [function.policy("first"), function.policy("second")].count(document(allow_pull(ROLE))) == 1
 
-    def test_of_many_repositories_names_some_and_counts_all(self, start: Start) -> None:
+    def test_of_many_repositories_counts_all_and_names_some(self, start: Start) -> None:
         function = start()
         names = [f"long-{number:02}" for number in range(12)]
         function.create(*names, policy=long_policy(10_200))
@@ -427,7 +429,7 @@ class TestAFailure:
 
         assert function.calls == {"GetRepositoryPolicy": 12}
 
-    def test_of_a_setting_stops_everything_and_is_told_to_each_caller(
+    def test_caused_by_an_invalid_setting_prevents_every_call_and_is_returned(
         self, start: Start, saved_event: SavedEvent
     ) -> None:
         function = start(WORKER_ROLE_ARNS="*")
@@ -439,7 +441,7 @@ class TestAFailure:
 
 
 class TestTheLog:
-    def test_tells_each_change_and_the_totals_but_no_identity_and_no_policy_even_at_debug(
+    def test_records_changes_and_totals_but_no_identities_or_policies_even_at_debug_level(
         self,
         start: Start,
         saved_event: SavedEvent,
@@ -469,7 +471,7 @@ class TestTheLog:
         for secret in ("AROAEXAMPLE", "203.0.113.12", "444444444444", "Signature"):
             assert secret not in str(written) + caplog.text
 
-    def test_names_a_failure_and_its_reason_and_has_the_totals_all_the_same(
+    def test_records_a_failure_with_its_reason_and_the_totals(
         self, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         function = start()
@@ -487,7 +489,7 @@ class TestTheLog:
 
 @pytest.fixture
 def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Read what the function has logged, as CloudWatch gets it."""
+    """Read the log lines of the function, as CloudWatch receives them."""
     logger, stream = logging.getLogger("ecr-allow-pull"), io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logger.handlers[0].formatter)
@@ -496,8 +498,8 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     logger.removeHandler(handler)
 
 
-def measured(printed: str) -> dict[str, float]:
-    """Read the metrics that an invocation wrote."""
+def emitted_metrics(printed: str) -> dict[str, float]:
+    """Read the metrics that an invocation emitted."""
     lines = [json.loads(line) for line in printed.splitlines() if '"_aws"' in line]
     return {
         metric["Name"]: line[metric["Name"]][0]
@@ -506,22 +508,22 @@ def measured(printed: str) -> dict[str, float]:
     }
 
 
-class TestTheMetrics:
-    def test_count_what_was_done_and_how_long_a_new_repository_waited(
+class TestMetrics:
+    def test_count_changes_and_measure_the_time_to_grant(
         self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]
     ) -> None:
         function = start()
         function.create("team/app")
-        made_at = datetime.now(UTC) - timedelta(seconds=40)
+        created_at = datetime.now(UTC) - timedelta(seconds=40)
 
-        function.invoke(saved_event("created-by-api") | {"time": made_at.isoformat()})
+        function.invoke(saved_event("created-by-api") | {"time": created_at.isoformat()})
 
-        metrics = measured(capsys.readouterr().out)
+        metrics = emitted_metrics(capsys.readouterr().out)
         assert metrics.keys() == {"Attached", "SecondsToGrant"}
         assert metrics["Attached"] == 1
         assert 40 <= metrics["SecondsToGrant"] < 60
 
-    def test_know_a_healing_from_a_first_grant(
+    def test_distinguish_corrected_drift_from_a_first_grant(
         self,
         start: Start,
         saved_event: SavedEvent,
@@ -532,13 +534,13 @@ class TestTheMetrics:
         function.create("team/app", policy=document(FOREIGN))
 
         function.invoke(saved_event("policy-set"))
-        assert measured(capsys.readouterr().out) == {"Attached": 1, "DriftCorrected": 1}
+        assert emitted_metrics(capsys.readouterr().out) == {"Attached": 1, "DriftCorrected": 1}
         assert [line["message"] for line in logged()] == ["drift corrected", "report"]
 
         function.invoke(saved_event("policy-set"))
-        assert measured(capsys.readouterr().out) == {"Unchanged": 1}
+        assert emitted_metrics(capsys.readouterr().out) == {"Unchanged": 1}
 
-    def test_count_failures_denials_and_what_was_rejected(
+    def test_count_failures_denials_and_invalid_input(
         self, start: Start, capsys: pytest.CaptureFixture[str]
     ) -> None:
         function = start()
@@ -548,25 +550,25 @@ class TestTheMetrics:
 
         with pytest.raises(Exception, match="long"):
             function.invoke({"repositories": ["denied", "long"]})
-        assert measured(capsys.readouterr().out) == {"Attached": 1, "Failed": 1, "PullsDenied": 1}
+        assert emitted_metrics(capsys.readouterr().out) == {"Attached": 1, "Failed": 1, "PullsDenied": 1}
 
         function.create("on-a-condition", policy=document(deny | {"Condition": {"Bool": {"x": "y"}}}))
         function.invoke({"repositories": ["on-a-condition"]})
-        assert measured(capsys.readouterr().out) == {"Attached": 1, "PullsDeniedConditionally": 1}
+        assert emitted_metrics(capsys.readouterr().out) == {"Attached": 1, "PullsDeniedConditionally": 1}
 
         function.invoke({})
-        assert measured(capsys.readouterr().out) == {"InvalidInput": 1}
+        assert emitted_metrics(capsys.readouterr().out) == {"InvalidInput": 1}
 
-    def test_are_not_written_where_there_is_nothing_to_count(
+    def test_are_not_emitted_for_an_ignored_event(
         self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]
     ) -> None:
         start().invoke(saved_event("creation-failed"))
 
-        assert measured(capsys.readouterr().out) == {}
+        assert emitted_metrics(capsys.readouterr().out) == {}
 
 
-class TestTheCorrelation:
-    def test_is_the_events_id_or_for_a_payload_the_invocations_own(
+class TestTheCorrelationId:
+    def test_is_the_event_id_or_else_the_request_id(
         self, start: Start, saved_event: SavedEvent, logged: Callable[[], list[dict[str, Any]]]
     ) -> None:
         function = start()
@@ -574,13 +576,13 @@ class TestTheCorrelation:
         for sent in (event, {"repositories": ["no/such"]}, event | {"id": "no id\n"}):
             function.invoke(sent)
 
-        invocation = "11111111-1111-4111-8111-111111111111"
-        told = [line["correlation_id"] for line in logged() if line["message"] == "report"]
-        assert told == [event["id"], invocation, invocation]
+        request_id = "11111111-1111-4111-8111-111111111111"
+        correlation_ids = [line["correlation_id"] for line in logged() if line["message"] == "report"]
+        assert correlation_ids == [event["id"], request_id, request_id]
 
 
-class TestTheAnswer:
-    def test_stays_small_however_many_repositories_there_are(self, start: Start) -> None:
+class TestTheResponse:
+    def test_is_truncated_for_many_repositories(self, start: Start) -> None:
         function = start()
         function.create(*(f"r{number}" for number in range(120)))
         function.create(*(f"done/r{number}" for number in range(5)), policy=document(allow_pull(ROLE)))
@@ -591,7 +593,7 @@ class TestTheAnswer:
         assert len(report["repositories"]) == 100
         assert report["truncated"] is True
 
-    def test_leaves_out_what_is_unchanged_among_many(self, start: Start) -> None:
+    def test_omits_unchanged_repositories_among_many(self, start: Start) -> None:
         function = start()
         function.create(*(f"done/r{number}" for number in range(120)), policy=document(allow_pull(ROLE)))
         function.create("new")
@@ -604,7 +606,7 @@ class TestTheAnswer:
 
 
 @pytest.mark.parametrize("roles", [ROLE, "*"])
-def test_garbage_is_collected_once_the_function_has_started(start: Start, roles: str) -> None:
+def test_garbage_collection_is_enabled_after_startup(start: Start, roles: str) -> None:
     start(WORKER_ROLE_ARNS=roles)
 
     assert gc.isenabled()

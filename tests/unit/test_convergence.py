@@ -1,4 +1,4 @@
-"""Whatever happens, in any order: a last check finds the last policy of others plus the grant, no more."""
+"""Convergence: after any sequence of events, a sweep leaves the foreign_policy foreign policy plus the grant."""
 
 import json
 from contextlib import ExitStack, suppress
@@ -18,7 +18,7 @@ from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
 
 WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "ab"]
-STRANGERS = [f"arn:aws:iam::444444444444:role/{name}" for name in ("ci", "vendor")]
+OTHER_PRINCIPALS = [f"arn:aws:iam::444444444444:role/{name}" for name in ("ci", "vendor")]
 PULL = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
 OURSELVES = f"arn:aws:sts::{ACCOUNT}:assumed-role/role/function"
 FUNCTION = FunctionIdentity(ACCOUNT, REGION, OURSELVES)
@@ -38,12 +38,12 @@ def allow(sid: str, action: object, *principals: str, **more: object) -> Json:
 repositories = st.sampled_from(["app", "team/app", "ml/train"])
 statements = st.sampled_from(
     [
-        allow("Push", "ecr:PutImage", STRANGERS[0]),
-        allow("Push", "ecr:PutImage", STRANGERS[1], "444444444444"),
-        allow("AllowPull", PULL, STRANGERS[0]),
-        allow("AllowPull", PULL, WORKERS[0], STRANGERS[1]),
-        allow("AllowPull", PULL, STRANGERS[1], Condition={"Bool": {"aws:SecureTransport": "true"}}),
-        allow("AllowPull2", [*PULL, "ecr:PutImage"], STRANGERS[1]),
+        allow("Push", "ecr:PutImage", OTHER_PRINCIPALS[0]),
+        allow("Push", "ecr:PutImage", OTHER_PRINCIPALS[1], "444444444444"),
+        allow("AllowPull", PULL, OTHER_PRINCIPALS[0]),
+        allow("AllowPull", PULL, WORKERS[0], OTHER_PRINCIPALS[1]),
+        allow("AllowPull", PULL, OTHER_PRINCIPALS[1], Condition={"Bool": {"aws:SecureTransport": "true"}}),
+        allow("AllowPull2", [*PULL, "ecr:PutImage"], OTHER_PRINCIPALS[1]),
         {"Effect": "Deny", "Principal": "*", "Action": "ecr:DeleteRepository"},
         {
             "Sid": "Lambda",
@@ -60,31 +60,31 @@ policies = st.builds(
 faults = st.sampled_from(sorted(set(Fault) - {Fault.TIMEOUT, Fault.TIMEOUT_BUT_APPLIED}, key=str))
 
 
-class AnyOrder(RuleBasedStateMachine):
-    """An ECR with other writers and faults, and a function that hears of some of it."""
+class ConvergenceMachine(RuleBasedStateMachine):
+    """An ECR with concurrent writers and faults, and a function that receives some of the events."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.exits = ExitStack()
-        self.ecr = self.exits.enter_context(FakeEcr().serving())
-        self.ecr.create_role(*WORKERS, *STRANGERS)
+        self.exit_stack = ExitStack()
+        self.ecr = self.exit_stack.enter_context(FakeEcr().serving())
+        self.ecr.create_role(*WORKERS, *OTHER_PRINCIPALS)
         self.registry = Registry(self.ecr.client(), RateLimiter(sleep=lambda _: None))
         self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(WORKERS)})
-        self.last_of_others: dict[str, Json | None] = {}
+        self.last_foreign_policies: dict[str, Json | None] = {}
         self.events: list[Json] = []
         self.during_backoff: list[tuple[str, Json]] = []
-        patch = self.exits.enter_context(pytest.MonkeyPatch.context())
+        patch = self.exit_stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr("handler.retry.time.sleep", lambda _: self.backoff())
-        # One at a time: whom a fault meets must not be left to the threads, or no failure could be repeated.
+        # One repository at a time: with more threads, failures could not be reproduced.
         patch.setattr("handler.sweep.MAX_CONCURRENCY", 1)
 
-    # Others.
+    # Other writers.
 
     @rule(name=repositories, not_found_calls=st.integers(0, 3))
     def create(self, name: str, not_found_calls: int) -> None:
         if name not in self.ecr.policies:
             self.ecr.create_repository(name, not_found_calls=not_found_calls)
-            self.last_of_others[name] = None
+            self.last_foreign_policies[name] = None
             self.publish_event(
                 "CreateRepository", name, responseElements={"repository": {"repositoryName": name}}
             )
@@ -93,21 +93,21 @@ class AnyOrder(RuleBasedStateMachine):
     def delete(self, name: str) -> None:
         if name in self.ecr.policies:
             self.ecr.delete_repository(name)
-            del self.last_of_others[name]
+            del self.last_foreign_policies[name]
 
     @rule(name=repositories, policy=policies)
     def write(self, name: str, policy: Json) -> None:
         if name in self.ecr.policies:
             with suppress(EcrError):
                 self.ecr.set_policy(name, policy)
-                self.last_of_others[name] = self.ecr.policies[name]
+                self.last_foreign_policies[name] = self.ecr.policies[name]
                 self.publish_event("SetRepositoryPolicy", name)
 
     @rule(name=repositories)
-    def unset(self, name: str) -> None:
+    def delete_policy(self, name: str) -> None:
         if name in self.ecr.policies:
             self.ecr.delete_policy(name)
-            self.last_of_others[name] = None
+            self.last_foreign_policies[name] = None
             self.publish_event("DeleteRepositoryPolicy", name)
 
     @rule(name=repositories, policy=policies)
@@ -119,30 +119,30 @@ class AnyOrder(RuleBasedStateMachine):
         self.ecr.run_after(WRITE, lambda: self.write(name, policy))
 
     @rule(role=st.sampled_from(WORKERS))
-    def dismiss_or_hire(self, role: str) -> None:
+    def delete_or_create_role(self, role: str) -> None:
         if role in self.ecr.roles:
             self.ecr.delete_role(role)
         else:
             self.ecr.create_role(role)
 
-    @rule(stranger=st.sampled_from(STRANGERS))
-    def dismiss_a_stranger(self, stranger: str) -> None:
-        # From here on ECR takes policies with ids of the deleted: else the last check could not write.
-        if stranger in self.ecr.roles:
+    @rule(principal=st.sampled_from(OTHER_PRINCIPALS))
+    def delete_another_principal(self, principal: str) -> None:
+        # From here on, ECR accepts ids of deleted principals. Otherwise the final sweep could not write.
+        if principal in self.ecr.roles:
             self.ecr.rejects_deleted_principals = False
-            self.ecr.delete_role(stranger)
+            self.ecr.delete_role(principal)
 
-    @rule(operation=st.sampled_from([READ, WRITE, LIST]), befalls=st.lists(faults, min_size=1, max_size=7))
-    def fail(self, operation: str, befalls: list[Fault]) -> None:
-        self.ecr.inject_faults(operation, *befalls)
+    @rule(operation=st.sampled_from([READ, WRITE, LIST]), injected=st.lists(faults, min_size=1, max_size=7))
+    def inject_faults(self, operation: str, injected: list[Fault]) -> None:
+        self.ecr.inject_faults(operation, *injected)
 
     # The function.
 
     @precondition(lambda self: self.events)
-    @rule(data=st.data(), times=st.integers(0, 2), again_later=st.booleans())
-    def deliver(self, data: st.DataObject, times: int, *, again_later: bool) -> None:
+    @rule(data=st.data(), times=st.integers(0, 2), redelivered=st.booleans())
+    def deliver(self, data: st.DataObject, times: int, *, redelivered: bool) -> None:
         event = data.draw(st.sampled_from(self.events))
-        if not again_later:
+        if not redelivered:
             self.events.remove(event)
         for _ in range(times):
             self.invoke(event)
@@ -152,7 +152,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.invoke({"repositories": ["*"]})
 
     @invariant()
-    def every_write_of_ours_follows_directly_on_its_read(self) -> None:
+    def every_write_of_ours_directly_follows_its_read(self) -> None:
         calls: dict[str | None, str] = {}
         for operation, name, _ in self.ecr.call_log:
             if operation == WRITE:
@@ -165,17 +165,17 @@ class AnyOrder(RuleBasedStateMachine):
             self.during_backoff.clear()
             self.ecr.create_role(*(role for role in WORKERS if role not in self.ecr.roles))
             self.invoke({"repositories": ["*"]})
-            for name, policy in self.last_of_others.items():
-                self.holds_this_and_the_grant(name, policy)
+            for name, policy in self.last_foreign_policies.items():
+                self.assert_policy_is_kept_and_grant_is_attached(name, policy)
             written = self.ecr.calls[WRITE]
             self.invoke({"repositories": ["*"]})
             assert self.ecr.calls[WRITE] == written
         finally:
-            self.exits.close()
+            self.exit_stack.close()
 
-    def holds_this_and_the_grant(self, name: str, last: Json | None) -> None:
+    def assert_policy_is_kept_and_grant_is_attached(self, name: str, foreign_policy: Json | None) -> None:
         expected = normalized(
-            self.ecr.with_principal_arns(last or {"Version": "2012-10-17", "Statement": []})
+            self.ecr.with_principal_arns(foreign_policy or {"Version": "2012-10-17", "Statement": []})
         )
         present = self.ecr.get_policy(name)
         assert present is not None
@@ -183,10 +183,10 @@ class AnyOrder(RuleBasedStateMachine):
         assert [one for one in present["Statement"] if not is_plain(one)] == [
             one for one in expected["Statement"] if not is_plain(one)
         ]
-        # What ECR shows as an id is deleted, and may leave our statement.
+        # ECR shows a deleted principal as an id. The function may remove such an id from our statement.
         assert (
-            whom_plain_statements_name(present) & self.ecr.roles.keys()
-            == (whom_plain_statements_name(expected) | set(WORKERS)) & self.ecr.roles.keys()
+            principals_of_plain_statements(present) & self.ecr.roles.keys()
+            == (principals_of_plain_statements(expected) | set(WORKERS)) & self.ecr.roles.keys()
         )
 
     # Helpers.
@@ -203,8 +203,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert sweep.remaining is None
             report.raise_for_failures()
         assert not (ours and self.ecr.call_log[written:])
-        for operation, name, became in self.ecr.call_log[written:]:
-            if operation == WRITE and became == "served":
+        for operation, name, result_of_call in self.ecr.call_log[written:]:
+            if operation == WRITE and result_of_call == "served":
                 self.publish_event("SetRepositoryPolicy", name, by=OURSELVES)
 
     def backoff(self) -> None:
@@ -212,7 +212,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.write(*self.during_backoff.pop())
 
     def publish_event(
-        self, name: str, repository: str | None, by: str = "somebody", **detail: object
+        self, name: str, repository: str | None, by: str = "another caller", **detail: object
     ) -> None:
         self.events.append(
             {
@@ -239,7 +239,7 @@ def is_plain(statement: Json) -> bool:
     )
 
 
-def whom_plain_statements_name(policy: Json) -> set[str]:
+def principals_of_plain_statements(policy: Json) -> set[str]:
     named: set[str] = set()
     for statement in filter(is_plain, policy["Statement"]):
         principals = statement["Principal"]["AWS"]
@@ -247,7 +247,7 @@ def whom_plain_statements_name(policy: Json) -> set[str]:
     return named
 
 
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(
+TestConvergence = ConvergenceMachine.TestCase
+TestConvergence.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -1,4 +1,4 @@
-"""What the statements of others do to the grant, held against AWS's rules."""
+"""Foreign statements that deny the grant, according to AWS's evaluation rules."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ ACCOUNT = "222222222222"
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/path/unionai-acme-flyteworker-node-group"
 OTHER = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
-GONE = "AROAEXAMPLEEXAMPLEEXA"
+DELETED_ID = "AROAEXAMPLEEXAMPLEEXA"
 
 
 def deny(**elements: object) -> Mapping[str, object]:
@@ -31,7 +31,7 @@ def denied(statement: Mapping[str, object]) -> tuple[str, ...]:
     "principal",
     [{"AWS": ROLE}, {"AWS": ["444444444444", ROLE]}, {"AWS": ACCOUNT}, {"AWS": ROOT}],
 )
-def test_a_role_is_denied_by_its_own_name_and_by_its_account(principal: object) -> None:
+def test_a_role_is_denied_by_its_arn_and_by_its_account(principal: object) -> None:
     assert denied(deny(Principal=principal)) == (ROLE,)
 
 
@@ -44,12 +44,12 @@ def test_all_roles_are_denied_by_a_wildcard(principal: object) -> None:
     "principal",
     [{"AWS": "444444444444"}, {"Service": "lambda.amazonaws.com"}, {"Federated": "*"}, {}, "222222222222", 7],
 )
-def test_no_role_is_denied_where_somebody_else_is(principal: object) -> None:
+def test_no_role_is_denied_by_a_statement_for_another_principal(principal: object) -> None:
     assert denied(deny(Principal=principal)) == ()
 
 
 @pytest.mark.parametrize(
-    ("spared", "roles"),
+    ("exempt", "roles"),
     [
         ([ROLE, ROOT], (OTHER,)),
         ([ROLE, ACCOUNT], (OTHER,)),
@@ -59,11 +59,11 @@ def test_no_role_is_denied_where_somebody_else_is(principal: object) -> None:
         (["*"], ()),
     ],
 )
-def test_not_principal_spares_a_role_only_together_with_its_account(
-    spared: list[str], roles: tuple[str, ...]
+def test_not_principal_exempts_a_role_only_together_with_its_account(
+    exempt: list[str], roles: tuple[str, ...]
 ) -> None:
     statement = {
-        key: value for key, value in deny(NotPrincipal={"AWS": spared}).items() if key != "Principal"
+        key: value for key, value in deny(NotPrincipal={"AWS": exempt}).items() if key != "Principal"
     }
 
     assert denied(statement) == roles
@@ -81,14 +81,14 @@ def test_not_principal_spares_a_role_only_together_with_its_account(
         ["ecr:PutImage", "ecr:BatchCheck*"],
     ],
 )
-def test_any_of_the_three_actions_counts_with_wildcards_in_any_case(action: object) -> None:
+def test_pull_actions_are_matched_with_wildcards_and_in_any_case(action: object) -> None:
     assert denied(deny(Action=action)) == (ROLE, OTHER)
 
 
 @pytest.mark.parametrize(
     "action", ["ecr:PutImage", "ecr:BatchGetImageFoo", "ecr:[Bb]atchGetImage", "s3:*", []]
 )
-def test_other_actions_do_not_count(action: object) -> None:
+def test_other_actions_are_not_matched(action: object) -> None:
     assert denied(deny(Action=action)) == ()
 
 
@@ -96,17 +96,17 @@ def test_other_actions_do_not_count(action: object) -> None:
     ("not_action", "roles"),
     [("ecr:PutImage", (ROLE, OTHER)), ("ecr:Batch*", (ROLE, OTHER)), ("ecr:*", ()), (list(PULL_ACTIONS), ())],
 )
-def test_not_action_denies_all_but_these(not_action: object, roles: tuple[str, ...]) -> None:
+def test_not_action_denies_all_other_actions(not_action: object, roles: tuple[str, ...]) -> None:
     statement = {key: value for key, value in deny(NotAction=not_action).items() if key != "Action"}
 
     assert denied(statement) == roles
 
 
-def test_an_allow_denies_nobody() -> None:
+def test_an_allow_statement_denies_no_role() -> None:
     assert denied(deny(Effect="Allow")) == ()
 
 
-def test_a_statement_is_called_by_its_sid_or_its_number_and_a_condition_is_told() -> None:
+def test_a_denial_names_the_statement_by_sid_or_number_and_reports_a_condition() -> None:
     unnamed = {key: value for key, value in deny().items() if key != "Sid"}
     policy: Policy = {"Statement": [unnamed, deny(Condition={"Bool": {"aws:SecureTransport": "false"}})]}
 
@@ -117,11 +117,11 @@ def test_a_statement_is_called_by_its_sid_or_its_number_and_a_condition_is_told(
 
 
 @given(policies)
-def test_a_role_is_said_to_be_denied_exactly_if_it_is(policy: Policy | None) -> None:
+def test_a_role_is_reported_as_denied_exactly_if_the_evaluator_denies_it(policy: Policy | None) -> None:
     roles = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]
-    told = {role for denial in denials(policy, roles) for role in denial.roles}
+    reported = {role for denial in denials(policy, roles) for role in denial.roles}
 
-    assert told == {
+    assert reported == {
         role
         for role in roles
         for action in PULL_ACTIONS
@@ -129,16 +129,16 @@ def test_a_role_is_said_to_be_denied_exactly_if_it_is(policy: Policy | None) -> 
     }
 
 
-def test_ids_of_deleted_principals_are_told_with_their_statement_but_not_those_in_ours() -> None:
+def test_ids_of_deleted_principals_are_reported_for_foreign_statements_only() -> None:
     ours: Mapping[str, object] = {
         "Sid": "AllowPull",
         "Effect": "Allow",
-        "Principal": {"AWS": [GONE]},
+        "Principal": {"AWS": [DELETED_ID]},
         "Action": list(PULL_ACTIONS),
     }
     policy: Policy = {
-        "Statement": [ours, deny(Principal={"AWS": ["444444444444", GONE, "AIDAEXAMPLEEXAMPLEEXA"]})]
+        "Statement": [ours, deny(Principal={"AWS": ["444444444444", DELETED_ID, "AIDAEXAMPLEEXAMPLEEXA"]})]
     }
 
     assert [name for name, _ in foreign(policy)] == ['"No"']
-    assert deleted_principals(policy) == [f'statement "No" names AIDAEXAMPLEEXAMPLEEXA, {GONE}']
+    assert deleted_principals(policy) == [f'statement "No" names AIDAEXAMPLEEXAMPLEEXA, {DELETED_ID}']

@@ -1,4 +1,4 @@
-"""The docs: links lead somewhere, commands have the options that they are given, tables say what is so."""
+"""Tests the documentation: links, code blocks, commands, and the facts that it repeats from the code."""
 
 import json
 import re
@@ -12,7 +12,6 @@ import pytest
 from botocore import xform_name
 from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
-from scripts.flow_picture import PICTURE, picture
 
 from devstack.host import PROJECT
 from handler.registry import MAX_CONCURRENCY
@@ -21,10 +20,10 @@ PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-# What a page says on which commands cannot run in a test.
+# A page must contain this if its commands can't run in the tests.
 ACCOUNT_NEEDED = re.compile(r"need\s+(?:an\s+)?AWS\s+accounts?")
-OF_ALL_COMMANDS = {"--query", "--output", "--region", "--cli-binary-format"}
-OF_THE_CLI_ALONE = {"ecr get-login-password"}
+GLOBAL_OPTIONS = {"--query", "--output", "--region", "--cli-binary-format"}
+CLI_ONLY_COMMANDS = {"ecr get-login-password"}
 
 
 class Command(NamedTuple):
@@ -52,28 +51,28 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Give the anchors that GitHub makes of the headings."""
+    """Return the anchors that GitHub generates for the headings."""
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(prose(page)))
     return {heading.replace(" ", "-") for heading in plain}
 
 
-def verbs() -> set[str]:
+def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+):.*## ", (PROJECT / "Makefile").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    for picture_mark, text, target in LINK.findall(prose(page)):
+def test_every_relative_link_has_an_existing_target(page: Path) -> None:
+    for image_mark, text, target in LINK.findall(prose(page)):
         if target.startswith("https://"):
             continue
         name, _, anchor = target.partition("#")
         linked = (page.parent / name).resolve() if name else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
-        assert text or not picture_mark, f"{target} is a picture without a text"
+        assert text or not image_mark, f"{target} is an image without a text"
 
 
-def test_every_page_of_the_docs_can_be_reached_from_the_readme() -> None:
+def test_readme_links_to_every_page_in_docs() -> None:
     readme = PROJECT / "README.md"
     linked = {
         (readme.parent / target.partition("#")[0]).resolve() for *_, target in LINK.findall(prose(readme))
@@ -83,7 +82,7 @@ def test_every_page_of_the_docs_can_be_reached_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_is_shown_as_json_or_yaml_can_be_read(page: Path) -> None:
+def test_json_and_yaml_blocks_are_valid(page: Path) -> None:
     for language, text in FENCE.findall(page.read_text()):
         if language == "json":
             assert json.loads(text)
@@ -91,45 +90,45 @@ def test_what_is_shown_as_json_or_yaml_can_be_read(page: Path) -> None:
             assert yaml_parse(text)
 
 
-def test_every_command_is_of_a_kind_that_is_checked() -> None:
-    told = {each.words[0] for page in PAGES for each in commands_of(page)}
+def test_code_blocks_contain_only_tested_tools_and_known_languages() -> None:
+    tools = {each.words[0] for page in PAGES for each in commands_of(page)}
 
-    assert told <= {"make", "sam", "aws", "export", "kubectl"}
+    assert tools <= {"make", "sam", "aws", "export", "kubectl"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= {
-        "", "console", "json", "yaml", "hcl", "python"
+        "", "console", "json", "yaml", "hcl", "python", "mermaid"
     }  # fmt: skip
 
 
-def test_every_verb_of_make_that_is_mentioned_exists() -> None:
+def test_every_mentioned_make_target_exists() -> None:
     mentioned = {
-        verb
+        target
         for page in PAGES
-        for verb in re.findall(r"(?:`|^\$ |=\w+ )make ([a-z0-9-]+)", page.read_text(), re.MULTILINE)
+        for target in re.findall(r"(?:`|^\$ |=\w+ )make ([a-z0-9-]+)", page.read_text(), re.MULTILINE)
     }
 
-    assert {"run", "test"} < mentioned <= verbs()
+    assert {"run", "test"} < mentioned <= make_targets()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_says_so_if_its_commands_need_what_the_tests_have_not(page: Path) -> None:
+def test_page_with_commands_for_aws_says_that_they_need_an_account(page: Path) -> None:
     if any(each.words[0] in {"aws", "sam", "kubectl"} for each in commands_of(page)):
         assert ACCOUNT_NEEDED.search(prose(page))
 
 
 @pytest.mark.parametrize("command", commands("aws"), ids=str)
-def test_a_command_of_the_aws_cli_has_the_parameters_that_the_api_has(command: Command) -> None:
+def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
     _, service, operation, *arguments = command.words
-    options = {word for word in arguments if word.startswith("--")} - OF_ALL_COMMANDS
-    if f"{service} {operation}" in OF_THE_CLI_ALONE:
+    options = {word for word in arguments if word.startswith("--")} - GLOBAL_OPTIONS
+    if f"{service} {operation}" in CLI_ONLY_COMMANDS:
         assert not options
         return
     model = get_session().get_service_model(service)
 
     [name] = [name for name in model.operation_names if option_of(name) == operation]
-    takes = model.operation_model(name).input_shape
-    assert takes
-    assert options <= {f"--{option_of(member)}" for member in takes.members}
-    assert options >= {f"--{option_of(member)}" for member in takes.required_members}
+    parameters = model.operation_model(name).input_shape
+    assert parameters
+    assert options <= {f"--{option_of(member)}" for member in parameters.members}
+    assert options >= {f"--{option_of(member)}" for member in parameters.required_members}
     if "--query" in arguments:
         jmespath.compile(arguments[arguments.index("--query") + 1])
 
@@ -138,7 +137,7 @@ def option_of(name: str) -> str:
     return xform_name(name).replace("_", "-")
 
 
-def test_the_readme_lists_every_parameter_with_its_default() -> None:
+def test_readme_lists_every_parameter_with_its_default() -> None:
     template = yaml_parse((PROJECT / "template.yaml").read_text())
     rows = re.findall(
         r"^\| `(\w+)` \| (?:`\w+`|\S) \| `?([^`|]+?)`? \|", (PROJECT / "README.md").read_text(), re.MULTILINE
@@ -149,16 +148,12 @@ def test_the_readme_lists_every_parameter_with_its_default() -> None:
     }
 
 
-def test_the_docs_tell_how_many_are_checked_at_once() -> None:
-    told = (PROJECT / "docs/how-it-works.md").read_text().replace("\n", " ")
+def test_documented_concurrency_is_that_of_the_registry() -> None:
+    page = (PROJECT / "docs/how-it-works.md").read_text().replace("\n", " ")
 
-    assert f"checks {MAX_CONCURRENCY} at once" in told
-
-
-def test_the_picture_is_drawn_from_its_source() -> None:
-    assert PICTURE.read_text() == picture(), "run `make docs`"
+    assert f"reconciles {MAX_CONCURRENCY} repositories concurrently" in page
 
 
-def test_pictures_fetch_nothing() -> None:
-    for drawn in PROJECT.glob("docs/*.svg"):
-        assert not re.search(r"(?:href|src|url)\W*https?:", drawn.read_text()), drawn.name
+def test_images_load_no_external_resources() -> None:
+    for image in PROJECT.glob("docs/*.svg"):
+        assert not re.search(r"(?:href|src|url)\W*https?:", image.read_text()), image.name

@@ -1,4 +1,4 @@
-"""Both doors against nonsense: any JSON as an event, anything as a policy."""
+"""Malformed input: any JSON as an event, and any text as a policy."""
 
 import json
 from typing import Any
@@ -65,7 +65,7 @@ words = st.sampled_from(
     ]
 )
 texts = st.one_of(words, st.text(st.characters(categories=None), max_size=8))
-anything: SearchStrategy[Any] = st.recursive(
+any_json: SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=5)),
     max_leaves=12,
@@ -73,22 +73,22 @@ anything: SearchStrategy[Any] = st.recursive(
 
 
 @st.composite
-def bent(draw: st.DrawFn, sound: Any) -> Any:  # noqa: ANN401 - it is JSON
-    """Draw something that is sound but for some of its parts."""
+def mutated(draw: st.DrawFn, valid: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Draw a copy of the valid value in which some parts may be replaced."""
     if draw(st.integers(0, 7)) == 0:
-        return draw(anything)
-    if isinstance(sound, dict):
+        return draw(any_json)
+    if isinstance(valid, dict):
         return {
-            (draw(texts) if draw(st.integers(0, 15)) == 0 else key): draw(bent(value))
-            for key, value in sound.items()
+            (draw(texts) if draw(st.integers(0, 15)) == 0 else key): draw(mutated(value))
+            for key, value in valid.items()
         }
-    if isinstance(sound, list):
-        return [draw(bent(item)) for item in sound]
-    return sound
+    if isinstance(valid, list):
+        return [draw(mutated(item)) for item in valid]
+    return valid
 
 
 @given(
-    st.one_of(anything, bent(EVENT), bent({"repositories": ["app"], "dry_run": False, "checkpoint": None}))
+    st.one_of(any_json, mutated(EVENT), mutated({"repositories": ["app"], "dry_run": False, "checkpoint": None}))
 )
 @example(EVENT | {"detail-type": []})
 @example(
@@ -97,19 +97,19 @@ def bent(draw: st.DrawFn, sound: Any) -> Any:  # noqa: ANN401 - it is JSON
         "checkpoint": {"token": None, "unmatched": [], "failed": [], "failed_more": True, "relistings": 0},
     }
 )
-def test_any_json_as_an_event_is_understood_or_refused(event: object) -> None:
+def test_any_json_as_an_event_is_parsed_or_rejected(event: object) -> None:
     try:
         request = parse_event(event, FUNCTION)
     except InvalidEvent as error:
-        assert str(error)  # noqa: PT017 - either is right
+        assert str(error)  # noqa: PT017 - both outcomes are correct
     else:
         assert isinstance(request, Request)
         assert bool(request.repositories) != bool(request.ignored)
         assert json.loads(json.dumps(request.payload()))
 
 
-@given(bent(EVENT))
-def test_an_event_names_only_what_could_be_a_repository(event: object) -> None:
+@given(mutated(EVENT))
+def test_an_event_yields_only_valid_repository_names(event: object) -> None:
     try:
         request = parse_event(event, FUNCTION)
     except InvalidEvent:
@@ -118,7 +118,7 @@ def test_an_event_names_only_what_could_be_a_repository(event: object) -> None:
         assert all(map(is_repository_name, request.repositories))
 
 
-@given(st.one_of(st.text(), anything.map(json.dumps), bent(POLICY).map(json.dumps)))
+@given(st.one_of(st.text(), any_json.map(json.dumps), mutated(POLICY).map(json.dumps)))
 @example('{"Statement": "' + "\\ud800" + '"}')
 @example('{"Statement": [{"Condition": 1e999}]}')
 @example('{"Statement": [{"Condition": "\\ud800"}]}')
@@ -126,15 +126,15 @@ def test_an_event_names_only_what_could_be_a_repository(event: object) -> None:
 @example('{"Statement": [{"Condition": ' + "[" * 90_000 + "]" * 90_000 + "}]}")
 @example('{"Statement": [{"Condition": ' + "9" * 5_000 + "}]}")
 @example('{"Statement": [{"Condition": {"n": 1.10, "n": 1.1}}]}')
-def test_anything_as_a_policy_is_understood_or_refused(text: str) -> None:
+def test_any_text_as_a_policy_is_parsed_or_rejected(text: str) -> None:
     try:
         present = parse(text)
         wanted = attach(present, [ROLE], remove_deleted=True)
         written = render(wanted)
     except (InvalidPolicy, PolicyTooLong):
         return
-    for look in (deleted_principals, canonical_form):
-        look(present)
+    for function in (deleted_principals, canonical_form):
+        function(present)
     denials(present, [ROLE])
     written.encode()
     assert parse(written) == wanted

@@ -1,4 +1,4 @@
-"""The policy that should be, by example. What holds for every policy is in test_policy_promises.py."""
+"""The desired policy, by example. test_policy_promises.py tests what holds for every policy."""
 
 import json
 
@@ -9,7 +9,7 @@ from handler.policy_document import InvalidPolicy, Policy, PolicyTooLong, Statem
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
-BY_HAND = "arn:aws:iam::444444444444:role/somebody-typed-this"
+MANUALLY_ADDED = "arn:aws:iam::444444444444:role/somebody-typed-this"
 
 ALLOW_PULL: Statement = {
     "Sid": "AllowPull",
@@ -31,7 +31,7 @@ def document(*statements: Statement, **elements: object) -> Policy:
 
 
 class TestAttach:
-    def test_gives_a_repository_without_a_policy_exactly_our_statement(self) -> None:
+    def test_creates_a_policy_with_only_our_statement(self) -> None:
         assert render(attach(None, [ROLE])) == (
             '{"Version":"2012-10-17","Statement":[{"Sid":"AllowPull","Effect":"Allow",'
             '"Principal":{"AWS":"arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"},'
@@ -43,19 +43,19 @@ class TestAttach:
             ALLOW_PULL | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}
         )
 
-    def test_puts_our_statement_behind_those_of_others(self) -> None:
+    def test_appends_our_statement_after_foreign_statements(self) -> None:
         assert attach(document(FOREIGN, Id="theirs"), [ROLE]) == document(FOREIGN, ALLOW_PULL, Id="theirs")
 
-    def test_takes_a_statement_that_is_one_object(self) -> None:
+    def test_accepts_a_statement_that_is_a_single_object(self) -> None:
         assert attach({"Version": "2008-10-17", "Statement": FOREIGN}, [ROLE]) == {
             "Version": "2008-10-17",
             "Statement": [FOREIGN, ALLOW_PULL],
         }
 
-    def test_adds_no_version_where_there_was_none(self) -> None:
+    def test_adds_no_version_to_a_policy_without_one(self) -> None:
         assert attach({"Statement": [FOREIGN]}, [ROLE]) == {"Statement": [FOREIGN, ALLOW_PULL]}
 
-    def test_adds_only_the_roles_that_are_missing(self) -> None:
+    def test_adds_only_the_missing_roles(self) -> None:
         attached = attach(document(ALLOW_PULL, FOREIGN), [ROLE, OTHER_ROLE])
 
         assert attached == document(ALLOW_PULL | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}, FOREIGN)
@@ -65,20 +65,20 @@ class TestAttach:
         [
             ALLOW_PULL,
             ALLOW_PULL | {"Principal": {"AWS": [ROLE]}},
-            ALLOW_PULL | {"Principal": {"AWS": [BY_HAND, ROLE]}},
+            ALLOW_PULL | {"Principal": {"AWS": [MANUALLY_ADDED, ROLE]}},
             ALLOW_PULL | {"Action": list(reversed(PULL_ACTIONS))},
             ALLOW_PULL | {"Action": [action.upper() for action in PULL_ACTIONS]},
         ],
     )
-    def test_leaves_a_policy_alone_that_holds_the_grant_in_any_form(self, statement: Statement) -> None:
+    def test_does_not_change_a_policy_that_holds_the_grant_in_any_form(self, statement: Statement) -> None:
         present = document(FOREIGN, statement)
 
         assert attach(present, [ROLE]) is present
 
-    def test_keeps_a_role_that_somebody_put_in_by_hand(self) -> None:
-        attached = attach(document(ALLOW_PULL | {"Principal": {"AWS": BY_HAND}}), [ROLE])
+    def test_keeps_a_manually_added_role(self) -> None:
+        attached = attach(document(ALLOW_PULL | {"Principal": {"AWS": MANUALLY_ADDED}}), [ROLE])
 
-        assert granted(attached) == {BY_HAND, ROLE}
+        assert granted(attached) == {MANUALLY_ADDED, ROLE}
 
     @pytest.mark.parametrize(
         "taken",
@@ -102,13 +102,13 @@ class TestAttach:
             | {"NotAction": "ecr:PutImage"},
         ],
     )
-    def test_takes_another_sid_if_ours_is_on_a_statement_that_is_not_plain(self, taken: Statement) -> None:
+    def test_uses_another_sid_if_ours_is_taken_by_a_foreign_statement(self, taken: Statement) -> None:
         attached = attach(document(taken), [ROLE])
 
         assert attached == document(taken, ALLOW_PULL | {"Sid": "AllowPull2"})
         assert attach(attached, [ROLE]) is attached
 
-    def test_takes_the_next_free_sid(self) -> None:
+    def test_uses_the_next_free_sid(self) -> None:
         taken = ALLOW_PULL | {"Effect": "Deny"}
         present = document(taken, taken | {"Sid": "AllowPull2"}, taken | {"Sid": "AllowPull3"})
 
@@ -119,12 +119,12 @@ class TestAttach:
         ]
 
     @pytest.mark.parametrize("sid", ["AllowPullByVendor", "AllowPull1", "AllowPull02", "allowpull", None, 7])
-    def test_does_not_take_a_statement_with_another_sid_for_ours(self, sid: object) -> None:
-        look_alike = ALLOW_PULL | {"Sid": sid}
+    def test_treats_a_statement_with_another_sid_as_foreign(self, sid: object) -> None:
+        similar = ALLOW_PULL | {"Sid": sid}
 
-        assert attach(document(look_alike), [ROLE]) == document(look_alike, ALLOW_PULL)
+        assert attach(document(similar), [ROLE]) == document(similar, ALLOW_PULL)
 
-    def test_keeps_statements_of_others_that_share_a_sid_or_have_none(self) -> None:
+    def test_keeps_foreign_statements_that_share_a_sid_or_have_none(self) -> None:
         anonymous = {key: value for key, value in FOREIGN.items() if key != "Sid"}
 
         assert attach(document(FOREIGN, FOREIGN, anonymous, anonymous), [ROLE]) == document(
@@ -132,25 +132,25 @@ class TestAttach:
         )
 
     def test_removes_unlisted_roles_on_request(self) -> None:
-        present = document(ALLOW_PULL | {"Principal": {"AWS": [BY_HAND, ROLE]}}, FOREIGN)
+        present = document(ALLOW_PULL | {"Principal": {"AWS": [MANUALLY_ADDED, ROLE]}}, FOREIGN)
 
         assert attach(present, [ROLE], remove_unlisted=True) == document(ALLOW_PULL, FOREIGN)
 
     def test_replaces_the_roles_of_our_statement_on_request(self) -> None:
-        present = document(FOREIGN, ALLOW_PULL | {"Principal": {"AWS": BY_HAND}})
+        present = document(FOREIGN, ALLOW_PULL | {"Principal": {"AWS": MANUALLY_ADDED}})
 
         assert attach(present, [ROLE, OTHER_ROLE], remove_unlisted=True) == document(
             FOREIGN, ALLOW_PULL | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}
         )
 
-    def test_removes_a_statement_of_ours_in_which_nobody_stays(self) -> None:
+    def test_removes_a_statement_of_ours_that_would_have_no_principals(self) -> None:
         present = document(
-            ALLOW_PULL, FOREIGN, ALLOW_PULL | {"Sid": "AllowPull2", "Principal": {"AWS": BY_HAND}}
+            ALLOW_PULL, FOREIGN, ALLOW_PULL | {"Sid": "AllowPull2", "Principal": {"AWS": MANUALLY_ADDED}}
         )
 
         assert attach(present, [ROLE], remove_unlisted=True) == document(ALLOW_PULL, FOREIGN)
 
-    def test_changes_nothing_of_the_policy_that_it_was_given(self) -> None:
+    def test_does_not_mutate_its_input(self) -> None:
         present = document(FOREIGN, ALLOW_PULL)
         before = json.dumps(present)
 
@@ -161,14 +161,14 @@ class TestAttach:
 
 class TestParse:
     @pytest.mark.parametrize("text", [None, "", "  \n"])
-    def test_takes_no_text_for_no_policy(self, text: str | None) -> None:
+    def test_returns_none_for_an_empty_text(self, text: str | None) -> None:
         assert parse(text) is None
 
-    def test_reads_a_policy(self) -> None:
+    def test_returns_the_policy(self) -> None:
         assert parse(json.dumps(document(FOREIGN))) == document(FOREIGN)
 
     @pytest.mark.parametrize(
-        ("text", "complaint"),
+        ("text", "error_message"),
         [
             ("not JSON", "cannot be parsed, or not written back, as JSON"),
             ("[" * 100_000, "cannot be parsed, or not written back, as JSON"),
@@ -184,17 +184,17 @@ class TestParse:
             ('{"Statement": {"Condition": NaN}}', "as JSON"),
         ],
     )
-    def test_refuses_what_is_no_policy(self, text: str, complaint: str) -> None:
-        with pytest.raises(InvalidPolicy, match=complaint):
+    def test_rejects_an_invalid_policy(self, text: str, error_message: str) -> None:
+        with pytest.raises(InvalidPolicy, match=error_message):
             parse(text)
 
 
 class TestRender:
-    def test_keeps_letters_of_any_language(self) -> None:
+    def test_keeps_non_ascii_characters(self) -> None:
         assert render({"Id": "für später"}) == '{"Id":"für später"}'
         assert render({"Id": "ü" * 10_000})
 
-    def test_refuses_a_policy_that_ecr_would_refuse_for_its_length(self) -> None:
+    def test_rejects_a_policy_over_the_size_limit(self) -> None:
         overhead = len(render({"Id": ""}))
 
         assert len(render({"Id": "x" * (10_240 - overhead)})) == 10_240

@@ -1,4 +1,4 @@
-"""The five promises of `attach`, held against random policies and an evaluator of its own."""
+"""The guarantees of `attach`, tested on random policies with an independent policy evaluator."""
 
 import json
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from handler.policy_document import Policy, Statement, parse
 from tests.unit.evaluator import Decision, decide
 
 WORKERS = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]
-STRANGERS = [
+OTHER_PRINCIPALS = [
     "arn:aws:iam::111122223333:role/ci",
     "arn:aws:iam::444444444444:role/path/vendor",
     "arn:aws:iam::222222222220:role/another-role-of-a-workers-account",
-    "arn:aws:iam::444444444444:user/somebody",
+    "arn:aws:iam::444444444444:user/operator",
 ]
-NAMED = [*WORKERS, *STRANGERS, "444444444444", "arn:aws:iam::222222222221:root", "AROAEXAMPLEEXAMPLEEXA"]
+NAMED = [*WORKERS, *OTHER_PRINCIPALS, "444444444444", "arn:aws:iam::222222222221:root", "AROAEXAMPLEEXAMPLEEXA"]
 OTHER_ACTIONS = ["ecr:PutImage", "ecr:DescribeImages", "ecr:SetRepositoryPolicy", "ecr:BatchGetImageFoo"]
 CONDITIONS: list[Mapping[str, object]] = [
     {"StringEquals": {"aws:PrincipalOrgID": "o-exampleorgid"}},
@@ -50,7 +50,7 @@ def statement(
     return {**rest, **principal, **action}
 
 
-anything: SearchStrategy[Statement] = st.builds(
+any_statement: SearchStrategy[Statement] = st.builds(
     statement,
     st.one_of(
         st.fixed_dictionaries({"Principal": principals}), st.fixed_dictionaries({"NotPrincipal": principals})
@@ -61,7 +61,7 @@ anything: SearchStrategy[Statement] = st.builds(
         optional={"Sid": sids, "Condition": st.sampled_from(CONDITIONS)},
     ),
 )
-plain: SearchStrategy[Statement] = st.fixed_dictionaries(
+plain_statement: SearchStrategy[Statement] = st.fixed_dictionaries(
     {
         "Sid": sids,
         "Effect": st.just("Allow"),
@@ -69,7 +69,7 @@ plain: SearchStrategy[Statement] = st.fixed_dictionaries(
         "Action": pull_actions,
     }
 )
-statements = st.one_of(anything, plain)
+statements = st.one_of(any_statement, plain_statement)
 documents: SearchStrategy[Policy] = st.fixed_dictionaries(
     {"Statement": st.one_of(statements, st.lists(statements, max_size=5))},
     optional={"Version": st.sampled_from(["2012-10-17", "2008-10-17"]), "Id": st.just("theirs")},
@@ -77,7 +77,7 @@ documents: SearchStrategy[Policy] = st.fixed_dictionaries(
 policies: SearchStrategy[Policy | None] = st.one_of(st.none(), documents)
 
 every_condition = pytest.mark.parametrize(
-    "holding", [[], CONDITIONS[:1], CONDITIONS[1:], CONDITIONS], ids=["none", "one", "other", "all"]
+    "true_conditions", [[], CONDITIONS[:1], CONDITIONS[1:], CONDITIONS], ids=["none", "one", "other", "all"]
 )
 
 
@@ -87,7 +87,7 @@ def listed(policy: Policy | None) -> list[object]:
 
 
 @given(policies, roles)
-def test_granted_every_role_is_allowed_to_pull_by_an_unconditional_allow(
+def test_every_role_is_allowed_to_pull_by_an_unconditional_allow(
     policy: Policy | None, roles: list[str]
 ) -> None:
     attached = attach(policy, roles)
@@ -100,14 +100,14 @@ def test_granted_every_role_is_allowed_to_pull_by_an_unconditional_allow(
 
 @every_condition
 @given(policy=policies, roles=roles)
-def test_nothing_else_moves_for_any_other_principal_or_action(
-    policy: Policy | None, roles: list[str], holding: list[object]
+def test_permissions_of_other_principals_and_actions_do_not_change(
+    policy: Policy | None, roles: list[str], true_conditions: list[object]
 ) -> None:
     attached = attach(policy, roles)
 
-    for principal in WORKERS + STRANGERS:
+    for principal in WORKERS + OTHER_PRINCIPALS:
         for action in [*PULL_ACTIONS, *OTHER_ACTIONS]:
-            before, after = (decide(p, principal, action, holding.__contains__) for p in (policy, attached))
+            before, after = (decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached))
             if principal in roles and action in PULL_ACTIONS:
                 assert (after is Decision.DENIED) == (before is Decision.DENIED)
             else:
@@ -115,7 +115,7 @@ def test_nothing_else_moves_for_any_other_principal_or_action(
 
 
 @given(policy=policies, roles=roles, remove=st.booleans())
-def test_settled_what_is_attached_is_left_alone(
+def test_attach_is_idempotent(
     policy: Policy | None, roles: list[str], *, remove: bool
 ) -> None:
     attached = attach(policy, roles, remove_unlisted=remove)
@@ -124,18 +124,18 @@ def test_settled_what_is_attached_is_left_alone(
 
 
 @given(data=st.data(), policy=policies, roles=roles, remove=st.booleans())
-def test_settled_in_whatever_form_and_order_ecr_gives_it_back(
+def test_attach_is_idempotent_in_any_form_and_order_that_ecr_returns(
     data: st.DataObject, policy: Policy | None, roles: list[str], *, remove: bool
 ) -> None:
     attached = attach(policy, roles, remove_unlisted=remove)
 
-    given_back = data.draw(reshaped(attached))
+    returned = data.draw(reshaped(attached))
 
-    assert attach(given_back, roles, remove_unlisted=remove) is given_back
+    assert attach(returned, roles, remove_unlisted=remove) is returned
 
 
 @given(policy=policies, roles=roles)
-def test_kept_also_when_roles_are_removed(policy: Policy | None, roles: list[str]) -> None:
+def test_foreign_statements_are_kept_when_unlisted_roles_are_removed(policy: Policy | None, roles: list[str]) -> None:
     attached = attach(policy, roles, remove_unlisted=True)
 
     assert [s for s in listed(attached) if not granted({"Statement": [s]})] == [
@@ -144,7 +144,7 @@ def test_kept_also_when_roles_are_removed(policy: Policy | None, roles: list[str
 
 
 @given(policies, roles)
-def test_kept_every_statement_of_others_in_its_place(policy: Policy | None, roles: list[str]) -> None:
+def test_foreign_statements_keep_their_content_and_position(policy: Policy | None, roles: list[str]) -> None:
     attached = attach(policy, roles)
 
     before, after = listed(policy), listed(attached)
@@ -161,30 +161,30 @@ def test_kept_every_statement_of_others_in_its_place(policy: Policy | None, role
 
 
 @given(policies, roles)
-def test_removed_nothing_unless_it_is_asked_for(policy: Policy | None, roles: list[str]) -> None:
+def test_no_role_is_removed_by_default(policy: Policy | None, roles: list[str]) -> None:
     assert granted(attach(policy, roles)) == granted(policy) | set(roles)
 
 
 @every_condition
 @given(policy=policies, roles=roles)
-def test_removed_on_request_our_statement_holds_exactly_the_roles(
-    policy: Policy | None, roles: list[str], holding: list[object]
+def test_our_statement_holds_exactly_the_listed_roles_on_request(
+    policy: Policy | None, roles: list[str], true_conditions: list[object]
 ) -> None:
     attached = attach(policy, roles, remove_unlisted=True)
 
     assert granted(attached) == set(roles)
-    lost = granted(policy) - set(roles)
-    for principal in STRANGERS + WORKERS:
-        is_lost = not {principal, account_of(principal), root_of(principal)}.isdisjoint(lost)
+    removed = granted(policy) - set(roles)
+    for principal in OTHER_PRINCIPALS + WORKERS:
+        is_removed = not {principal, account_of(principal), root_of(principal)}.isdisjoint(removed)
         for action in [*PULL_ACTIONS, *OTHER_ACTIONS]:
-            if action in PULL_ACTIONS and (principal in roles or is_lost):
+            if action in PULL_ACTIONS and (principal in roles or is_removed):
                 continue
-            before, after = (decide(p, principal, action, holding.__contains__) for p in (policy, attached))
+            before, after = (decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached))
             assert after is before
 
 
 @given(policy=policies, roles=roles, remove=st.booleans())
-def test_what_is_attached_is_still_a_policy_document(
+def test_the_result_is_a_valid_policy_document(
     policy: Policy | None, roles: list[str], *, remove: bool
 ) -> None:
     attached = attach(policy, roles, remove_unlisted=remove)
@@ -194,7 +194,7 @@ def test_what_is_attached_is_still_a_policy_document(
 
 @st.composite
 def reshaped(draw: st.DrawFn, policy: Policy) -> Policy:
-    """Draw a form in which ECR may give the policy back: one principal as a text, several in any order."""
+    """Draw a form in which ECR may return the policy: one principal as a string, several in any order."""
     return policy | {"Statement": [draw(reordered(s)) for s in listed(policy) if isinstance(s, dict)]}
 
 

@@ -1,4 +1,4 @@
-"""What the project promises of itself: what ships, what imports what, which events are saved."""
+"""The project structure: module imports, pinned dependencies, and saved events."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
 EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "env")
 
-# Imports run one way: a module may import these others.
+# Imports run in one direction: each module may import only the modules listed here.
 MODULES = {
     "app": {
         "continuation",
@@ -85,9 +85,9 @@ def imports(module: str) -> set[str]:
     }
 
 
-def pins(lock: str) -> dict[str, tuple[str, frozenset[str]]]:
-    """Read a lock: each package's version and hashes."""
-    text = (PROJECT / lock).read_text()
+def pins(lock_file: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """Read the version and the hashes of each package."""
+    text = (PROJECT / lock_file).read_text()
     return {
         match["name"]: (match["version"], frozenset(re.findall(r"sha256:[0-9a-f]{64}", match["rest"])))
         for match in re.finditer(
@@ -101,58 +101,58 @@ def test_every_module_is_listed() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_run_one_way(module: str) -> None:
+def test_a_module_imports_only_the_listed_modules(module: str) -> None:
     ours = {name.split(".")[1] for name in imports(module) if name.startswith("handler.")}
 
     assert ours <= MODULES[module]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_the_edges_import_external_packages(module: str) -> None:
+def test_only_the_listed_modules_import_external_packages(module: str) -> None:
     packages = {name.split(".")[0] for name in imports(module)} - {"handler", "__future__"}
 
     assert packages - sys.stdlib_module_names == EXTERNAL.get(module, set())
 
 
-def test_what_ships_is_what_is_tested_and_all_of_it_is_pinned_with_hashes() -> None:
-    ships, develops = pins("src/requirements.txt"), pins("requirements/dev.txt")
+def test_packaged_dependencies_are_the_tested_versions_and_are_pinned_with_hashes() -> None:
+    packaged, development = pins("src/requirements.txt"), pins("requirements/dev.txt")
 
-    assert ships
-    assert ships.items() <= develops.items()
-    assert all(hashes for _, hashes in ships.values())
+    assert packaged
+    assert packaged.items() <= development.items()
+    assert all(hashes for _, hashes in packaged.values())
 
 
 @pytest.mark.parametrize("group", ["dev", "sam", "emulator", "audit", "rigor", "runtime", "custodian", "uv"])
-def test_the_locks_hold_what_the_project_asks_for(group: str) -> None:
+def test_the_lock_files_satisfy_the_project_requirements(group: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    asked = project["dependency-groups"][group] + (
+    required = project["dependency-groups"][group] + (
         project["project"]["dependencies"] if group == "dev" else []
     )
 
     pinned = pins(f"requirements/{group}.txt")
 
-    for requirement in filter(lambda each: isinstance(each, str), asked):
-        name, least = re.fullmatch(r"([a-z0-9-]+)(?:\[.*\])?>=([0-9.]+)", requirement).groups()  # type: ignore[union-attr]
+    for requirement in filter(lambda each: isinstance(each, str), required):
+        name, minimum = re.fullmatch(r"([a-z0-9-]+)(?:\[.*\])?>=([0-9.]+)", requirement).groups()  # type: ignore[union-attr]
         version, hashes = pinned[name]
         assert hashes
-        assert [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".")]
+        assert [int(part) for part in version.split(".")] >= [int(part) for part in minimum.split(".")]
 
 
-def test_boto3_does_not_ship_for_the_runtime_brings_it() -> None:
+def test_boto3_is_not_packaged_because_the_runtime_includes_it() -> None:
     assert not {"boto3", "botocore"} & pins("src/requirements.txt").keys()
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_every_saved_event_is_one_that_the_function_understands(
+def test_every_saved_event_can_be_parsed(
     saved_event: Callable[[str], dict[str, object]], name: str
 ) -> None:
-    request = parse(saved_event(name), FunctionIdentity("012345678912", "us-east-1", caller_arn="nobody"))
+    request = parse(saved_event(name), FunctionIdentity("012345678912", "us-east-1", caller_arn="unused"))
 
     assert isinstance(request, Request)
     assert bool(request.repositories) != bool(request.ignored)
 
 
-def test_the_environment_for_sam_local_is_one_that_the_function_starts_with(
+def test_the_sam_local_environment_holds_valid_settings(
     saved_event: Callable[[str], dict[str, object]],
 ) -> None:
     environment = saved_event("env")["Function"]

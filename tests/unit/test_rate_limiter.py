@@ -1,4 +1,4 @@
-"""The limiter, beside a token bucket as AWS throttles with, on a clock that the test turns."""
+"""The rate limiter, against a token bucket like the one of AWS, on a simulated clock."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -9,7 +9,7 @@ from handler.rate_limiter import RateLimiter
 
 
 class TokenBucketEcr:
-    """An ECR that serves so many calls a second, and a burst of as many."""
+    """An ECR that serves `rate` calls per second, and a burst of the same size."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -38,10 +38,10 @@ class TokenBucketEcr:
 
 
 @pytest.mark.parametrize(("rate", "share"), [(5, 0.1), (20, 0.05), (100, 0.02), (500, 0.02)])
-def test_calls_come_near_the_rate_that_is_served_and_few_are_throttled(rate: float, share: float) -> None:
+def test_the_call_rate_approaches_the_served_rate_with_few_throttles(rate: float, share: float) -> None:
     ecr = TokenBucketEcr(rate)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
-    while ecr.now < 20:  # it finds the rate
+    while ecr.now < 20:  # until the limiter has adapted to the rate
         ecr.call(limiter)
     ecr.served = ecr.throttled = 0
 
@@ -52,7 +52,7 @@ def test_calls_come_near_the_rate_that_is_served_and_few_are_throttled(rate: flo
     assert ecr.throttled / (ecr.served + ecr.throttled) < share
 
 
-def test_nothing_is_slowed_before_a_call_was_throttled() -> None:
+def test_calls_are_not_delayed_before_the_first_throttle() -> None:
     ecr = TokenBucketEcr(rate=1e9)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
 
@@ -62,7 +62,7 @@ def test_nothing_is_slowed_before_a_call_was_throttled() -> None:
     assert ecr.now == pytest.approx(1.0)
 
 
-def test_a_rate_that_rises_is_found() -> None:
+def test_the_limiter_adapts_to_a_higher_rate() -> None:
     ecr = TokenBucketEcr(rate=5)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
     while ecr.now < 30:
@@ -78,7 +78,7 @@ def test_a_rate_that_rises_is_found() -> None:
     assert ecr.served / 10 > 150
 
 
-def test_a_throttle_after_an_idle_hour_says_nothing_of_the_rate() -> None:
+def test_a_throttle_after_an_idle_hour_does_not_lower_the_rate() -> None:
     ecr = TokenBucketEcr(rate=100)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
     ecr.call(limiter)
@@ -93,7 +93,7 @@ def test_a_throttle_after_an_idle_hour_says_nothing_of_the_rate() -> None:
     assert ecr.now - started < 1
 
 
-def test_a_rate_that_is_not_used_is_not_raised() -> None:
+def test_an_unused_rate_is_not_raised() -> None:
     ecr = TokenBucketEcr(rate=5)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
     while ecr.now < 20:
@@ -109,7 +109,7 @@ def test_a_rate_that_is_not_used_is_not_raised() -> None:
     assert ecr.now - started > 2
 
 
-def test_a_write_does_not_wait_but_the_next_call_waits_for_it() -> None:
+def test_acquire_nowait_does_not_wait_but_delays_the_next_acquire() -> None:
     ecr = TokenBucketEcr(rate=10)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
     while ecr.now < 20:
@@ -125,11 +125,11 @@ def test_a_write_does_not_wait_but_the_next_call_waits_for_it() -> None:
     assert ecr.now - started > 0.4
 
 
-def test_the_first_throttle_slows_at_once_to_what_was_served_but_for_the_burst() -> None:
+def test_the_first_throttle_lowers_the_rate_to_the_served_rate_without_the_burst() -> None:
     ecr = TokenBucketEcr(rate=20)
     limiter = RateLimiter(ecr.clock, ecr.sleep)
     ecr.sleep(0.03)
-    for _ in range(20):  # side by side
+    for _ in range(20):  # concurrent calls
         limiter.on_success()
     limiter.on_throttle()
 
@@ -140,7 +140,7 @@ def test_the_first_throttle_slows_at_once_to_what_was_served_but_for_the_burst()
     assert ecr.now - started == pytest.approx(1, rel=0.15)
 
 
-def test_whoever_waits_behind_another_goes_by_the_rate_of_its_own_turn() -> None:
+def test_a_queued_caller_waits_by_the_rate_at_its_own_turn() -> None:
     slept: list[float] = []
     asleep, awake = Event(), Event()
 
@@ -154,14 +154,14 @@ def test_whoever_waits_behind_another_goes_by_the_rate_of_its_own_turn() -> None
     limiter = RateLimiter(lambda: now, sleep)
     for _ in range(150):
         limiter.on_success()
-    limiter.on_throttle()  # 100 a second, about
+    limiter.on_throttle()  # about 100 calls per second
     limiter.acquire()
     with ThreadPoolExecutor(2) as threads:
         threads.submit(limiter.acquire)
         assert asleep.wait(10)
         threads.submit(limiter.acquire)
         now = 1.5
-        limiter.on_throttle()  # nothing was served lately: 1 a second
+        limiter.on_throttle()  # no call was served lately: 1 call per second
         awake.set()
     limiter.acquire()
 

@@ -1,4 +1,4 @@
-"""Checks when ECR pushes back: real calls to an ECR that behaves as the real one, with what befalls users."""
+"""The reconciler, called through the real SDK against a fake ECR with faults and concurrent writers."""
 
 import json
 import time
@@ -42,14 +42,14 @@ def document(*statements: Policy) -> Policy:
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
-THEIRS = document(push("arn:aws:iam::444444444444:root"))
+FOREIGN_POLICY = document(push("arn:aws:iam::444444444444:root"))
 DENY: Policy = {"Sid": "NoPulls", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGet*"}
 OUTSIDE = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
 
 
 @dataclass
 class Function:
-    """The checks of the function, at an ECR that pushes back."""
+    """The function, connected to the fake ECR."""
 
     ecr: FakeEcr
     registry: Registry
@@ -58,7 +58,7 @@ class Function:
     during_backoff: Callable[[], object] = lambda: None
     backoffs: int = 0
 
-    def check(self, *names: str, dry_run: bool = False, seconds: float = 900, **settings: str) -> Report:
+    def reconcile(self, *names: str, dry_run: bool = False, seconds: float = 900, **settings: str) -> Report:
         environment = {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings
         started = time.monotonic()
         request = Request(names or ("app",), dry_run=dry_run, may_be_new=self.may_be_new)
@@ -94,126 +94,122 @@ def function(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Function:
 
 
 def outcome(report: Report) -> str:
-    return str(only(report)["outcome"])
+    return str(repository_details(report)["outcome"])
 
 
-def only(report: Report) -> Mapping[str, Any]:
+def repository_details(report: Report) -> Mapping[str, Any]:
     (details,) = cast("list[dict[str, Any]]", report.answer()["repositories"])
     return details
 
 
-class TestAnotherWriter:
-    def test_who_wrote_before_the_read_is_kept(self, ecr: FakeEcr, function: Function) -> None:
-        ecr.create_repository("app", policy=THEIRS)
+class TestConcurrentWriters:
+    def test_a_write_before_our_read_is_kept(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("app", policy=FOREIGN_POLICY)
 
-        assert outcome(function.check()) == "attached"
-        assert ecr.get_policy("app") == normalized(document(*THEIRS["Statement"], grant(A)))
+        assert outcome(function.reconcile()) == "attached"
+        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A)))
 
     @pytest.mark.parametrize("fault", Fault)
-    def test_who_writes_while_we_back_off_is_kept_whatever_befell_our_write(
-        self, ecr: FakeEcr, function: Function, fault: Fault
-    ) -> None:
+    def test_a_write_during_backoff_is_kept(self, ecr: FakeEcr, function: Function, fault: Fault) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, fault)
-        function.during_backoff = lambda: ecr.set_policy("app", THEIRS)
+        function.during_backoff = lambda: ecr.set_policy("app", FOREIGN_POLICY)
 
-        assert outcome(function.check()) == "attached"
-        assert ecr.get_policy("app") == normalized(document(*THEIRS["Statement"], grant(A)))
+        assert outcome(function.reconcile()) == "attached"
+        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A)))
         assert function.backoffs == 1
 
-    def test_who_writes_during_each_of_many_backoffs_is_kept_each_time(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
+    def test_the_last_of_many_writes_during_backoff_is_kept(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, *[Fault.THROTTLED] * 20)
         function.during_backoff = lambda: ecr.set_policy(
             "app", document(push(CI, sid=f"Number{function.backoffs}"))
         )
 
-        function.check()
+        function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(push(CI, sid="Number20"), grant(A)))
 
-    def test_who_deletes_the_policy_while_we_back_off_is_no_obstacle(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
-        ecr.create_repository("app", policy=THEIRS)
+    def test_a_policy_deleted_during_backoff_is_not_restored(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("app", policy=FOREIGN_POLICY)
         ecr.inject_faults(WRITE, Fault.SERVER_ERROR)
         function.during_backoff = lambda: ecr.delete_policy("app")
 
-        function.check()
+        function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(grant(A)))
 
-    def test_who_writes_right_after_our_write_is_kept_by_the_next_check(
+    def test_a_write_right_after_ours_is_kept_by_the_next_reconciliation(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app")
-        ecr.run_after(WRITE, lambda: ecr.set_policy("app", THEIRS))
+        ecr.run_after(WRITE, lambda: ecr.set_policy("app", FOREIGN_POLICY))
 
-        function.check()
-        assert ecr.get_policy("app") == normalized(THEIRS)
+        function.reconcile()
+        assert ecr.get_policy("app") == normalized(FOREIGN_POLICY)
 
-        function.check()
-        assert ecr.get_policy("app") == normalized(document(*THEIRS["Statement"], grant(A)))
+        function.reconcile()
+        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A)))
 
-    def test_who_writes_between_the_read_and_the_write_is_lost_for_ecr_has_no_conditional_write(
+    def test_a_write_between_our_read_and_our_write_is_lost_because_ecr_has_no_conditional_write(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app")
-        ecr.run_after(READ, lambda: ecr.set_policy("app", THEIRS))
+        ecr.run_after(READ, lambda: ecr.set_policy("app", FOREIGN_POLICY))
 
-        function.check()
+        function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(grant(A)))
 
     @pytest.mark.parametrize("fault", Fault)
-    def test_has_no_call_of_ours_between_a_read_and_its_write(
+    def test_every_write_of_ours_directly_follows_its_read(
         self, ecr: FakeEcr, function: Function, fault: Fault
     ) -> None:
-        ecr.create_repository("app", policy=THEIRS)
+        ecr.create_repository("app", policy=FOREIGN_POLICY)
         ecr.inject_faults(WRITE, fault, fault)
 
-        function.check()
+        function.reconcile()
 
         calls = [operation for operation, _, _ in ecr.call_log]
         assert calls.count(WRITE) >= 1
-        assert all(calls[place - 1] == READ for place, call in enumerate(calls) if call == WRITE)
+        assert all(calls[index - 1] == READ for index, call in enumerate(calls) if call == WRITE)
 
 
-class TestAWriteOfWhichTheAnswerIsLost:
+class TestAWriteWithALostResponse:
     @pytest.mark.parametrize("fault", APPLIED)
-    def test_is_reported_and_not_repeated_if_it_was_taken(
+    def test_is_reported_and_not_repeated_if_ecr_applied_it(
         self, ecr: FakeEcr, function: Function, fault: Fault
     ) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, fault)
 
-        report = function.check()
+        report = function.reconcile()
 
-        assert only(report) == {"repository": "app", "outcome": "attached", "added": [A]}
+        assert repository_details(report) == {"repository": "app", "outcome": "attached", "added": [A]}
         assert ecr.calls[WRITE] == 1
 
     @pytest.mark.parametrize("fault", NOT_APPLIED)
-    def test_is_repeated_if_it_was_not(self, ecr: FakeEcr, function: Function, fault: Fault) -> None:
+    def test_is_repeated_if_ecr_did_not_apply_it(
+        self, ecr: FakeEcr, function: Function, fault: Fault
+    ) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, fault)
 
-        report = function.check()
+        report = function.reconcile()
 
-        assert only(report) == {"repository": "app", "outcome": "attached", "added": [A]}
+        assert repository_details(report) == {"repository": "app", "outcome": "attached", "added": [A]}
         assert ecr.calls == {READ: 2, WRITE: 2}
 
-    def test_is_not_reported_if_it_was_not_taken_and_somebody_else_gave_the_grant(
+    def test_is_not_reported_if_another_writer_added_the_grant(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, Fault.THROTTLED)
         function.during_backoff = lambda: ecr.set_policy("app", document(grant(A)))
 
-        assert outcome(function.check()) == "unchanged"
+        assert outcome(function.reconcile()) == "unchanged"
 
-    def test_hides_no_failure(self, ecr: FakeEcr, function: Function) -> None:
+    def test_does_not_hide_a_failure(self, ecr: FakeEcr, function: Function) -> None:
         function.roles = (A, B)
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, Fault.SERVER_ERROR)
@@ -225,27 +221,27 @@ class TestAWriteOfWhichTheAnswerIsLost:
         function.during_backoff = overwrite
 
         with pytest.raises(RepositoriesFailed, match="was deleted"):
-            function.check().raise_for_failures()
+            function.reconcile().raise_for_failures()
 
-    def test_or_that_came_before_a_failure_is_told_with_it(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_reported_together_with_a_later_failure(self, ecr: FakeEcr, function: Function) -> None:
         function.roles = (A, B, C)
         ecr.delete_role(C)
         ecr.create_repository("app", policy=document(DENY))
         ecr.run_after(WRITE, lambda: None, lambda: ecr.inject_faults(READ, *[Fault.SERVER_ERROR] * 6))
 
-        report = function.check()
+        report = function.reconcile()
 
-        told = only(report)
-        assert (told["outcome"], told["added"]) == ("failed", [A])
-        assert told["denied_by"]
+        details = repository_details(report)
+        assert (details["outcome"], details["added"]) == ("failed", [A])
+        assert details["denied_by"]
 
 
-class TestNoWriteHasNoReason:
+class TestIdempotence:
     @pytest.mark.parametrize(
         "before",
         [
             None,
-            THEIRS,
+            FOREIGN_POLICY,
             document(grant(B, CI)),
             document(grant("222222222222")),
             document(push(CI), grant(B), push(CI, B, sid="Push"), grant(C, sid="AllowPull2")),
@@ -253,52 +249,52 @@ class TestNoWriteHasNoReason:
             document(push("*"), grant("*")),
         ],
     )
-    def test_in_whatever_order_and_form_ecr_gives_the_policy_back(
+    def test_a_granted_policy_is_not_rewritten_in_any_order_or_form_that_ecr_returns(
         self, ecr: FakeEcr, function: Function, before: Policy | None
     ) -> None:
         function.roles = (A, B, C)
         ecr.create_repository("app", policy=before)
-        function.check()
+        function.reconcile()
 
         for _ in range(20):
-            assert outcome(function.check()) == "unchanged"
+            assert outcome(function.reconcile()) == "unchanged"
 
         assert ecr.calls == {READ: 21, WRITE: 1}
 
     @pytest.mark.parametrize("role", [A, CI])
-    def test_when_a_role_in_our_statement_was_deleted_and_nothing_else_is_missing(
+    def test_a_deleted_role_in_our_statement_causes_no_write(
         self, ecr: FakeEcr, function: Function, role: str
     ) -> None:
         ecr.create_repository("app", policy=document(grant(A, B, CI)))
         function.roles = tuple({A, B} - {role})
         ecr.delete_role(role)
 
-        assert outcome(function.check()) == "unchanged"
+        assert outcome(function.reconcile()) == "unchanged"
         assert ecr.calls[WRITE] == 0
 
 
-class TestARoleThatDoesNotExist:
-    @pytest.mark.parametrize("before", [None, THEIRS, document(grant(CI))])
+class TestAMissingRole:
+    @pytest.mark.parametrize("before", [None, FOREIGN_POLICY, document(grant(CI))])
     @pytest.mark.parametrize("missing", [A, B, C])
-    def test_locks_out_none_of_the_others(
+    def test_does_not_lock_out_the_other_roles(
         self, ecr: FakeEcr, function: Function, missing: str, before: Policy | None
     ) -> None:
         function.roles = (A, B, C)
         ecr.delete_role(missing)
         ecr.create_repository("app", policy=before)
 
-        report = function.check()
+        report = function.reconcile()
 
         others = {A, B, C} - {missing}
         statements = ecr.get_policy("app")["Statement"]  # type: ignore[index]
         assert others <= set(statements[-1]["Principal"]["AWS"])
-        assert set(only(report)["added"]) == others
+        assert set(repository_details(report)["added"]) == others
         with pytest.raises(
             RepositoriesFailed, match=f"refused the worker role {missing} for 1 of 1 .*Create it"
         ):
             report.raise_for_failures()
 
-    def test_is_refused_in_older_words_too(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_recognized_by_the_older_error_message(self, ecr: FakeEcr, function: Function) -> None:
         ecr.principal_not_found_message = (
             "Invalid parameter at 'PolicyText': 'Invalid repository policy provided'"
         )
@@ -306,9 +302,9 @@ class TestARoleThatDoesNotExist:
         ecr.delete_role(B)
         ecr.create_repository("app")
 
-        assert only(function.check())["added"] == [A]
+        assert repository_details(function.reconcile())["added"] == [A]
 
-    def test_is_named_and_tried_once_a_sweep_and_not_once_a_repository(
+    def test_is_reported_and_tried_once_per_sweep_not_once_per_repository(
         self,
         ecr: FakeEcr,
         function: Function,
@@ -319,10 +315,10 @@ class TestARoleThatDoesNotExist:
         function.roles = (A, B)
         ecr.delete_role(B)
         names = [f"app-{number:03}" for number in range(200)]
-        ecr.create_repository(*names, policy=THEIRS)
+        ecr.create_repository(*names, policy=FOREIGN_POLICY)
 
         with caplog.at_level("INFO"):
-            report = function.check(*names)
+            report = function.reconcile(*names)
 
         answer = report.answer()
         assert answer["outcomes"] == {"attached": 200}
@@ -332,25 +328,27 @@ class TestARoleThatDoesNotExist:
         with pytest.raises(RepositoriesFailed) as caught:
             report.raise_for_failures()
         assert str(caught.value).count(B) == 1
-        # Those under way at once find it out each for itself: both, the one, the other.
+        # Each reconciliation in flight is rejected twice at most: with both roles, then with B alone.
         assert (
-            sum(became == "InvalidParameterException" for _, _, became in ecr.call_log) <= 2 * MAX_CONCURRENCY
+            sum(result == "InvalidParameterException" for _, _, result in ecr.call_log) <= 2 * MAX_CONCURRENCY
         )
 
-    def test_is_attached_by_the_next_check_after_it_appears(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_granted_by_the_next_reconciliation_after_its_creation(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         function.roles = (A, B)
         ecr.delete_role(B)
         ecr.create_repository("app")
-        function.check()
+        function.reconcile()
 
         ecr.create_role(B)
-        report = function.check()
+        report = function.reconcile()
 
-        assert only(report)["added"] == [B]
+        assert repository_details(report)["added"] == [B]
         assert ecr.get_policy("app") == normalized(document(grant(A, B)))
         report.raise_for_failures()
 
-    def test_fails_each_check_until_then_and_the_log_names_each_repository(
+    def test_fails_every_reconciliation_until_its_creation_and_the_log_names_the_repository(
         self,
         ecr: FakeEcr,
         function: Function,
@@ -360,10 +358,10 @@ class TestARoleThatDoesNotExist:
         function.roles = (A, B)
         ecr.delete_role(B)
         ecr.create_repository("app")
-        function.check()
+        function.reconcile()
 
         monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
-        report = function.check()
+        report = function.reconcile()
 
         assert outcome(report) == "failed"
         failed = next(line for line in caplog.records if line.message == "reconcile failed")
@@ -372,8 +370,8 @@ class TestARoleThatDoesNotExist:
             report.raise_for_failures()
 
     @pytest.mark.parametrize("roles", [(A,), (A, B, C)])
-    @pytest.mark.parametrize("before", [None, THEIRS, document(grant(CI))])
-    def test_leaves_the_policy_as_it_is_if_all_are_missing_and_each_is_named(
+    @pytest.mark.parametrize("before", [None, FOREIGN_POLICY, document(grant(CI))])
+    def test_leaves_the_policy_unchanged_and_is_named_if_all_roles_are_missing(
         self, ecr: FakeEcr, function: Function, before: Policy | None, roles: tuple[str, ...]
     ) -> None:
         function.roles = roles
@@ -381,24 +379,26 @@ class TestARoleThatDoesNotExist:
             ecr.delete_role(role)
         ecr.create_repository("app", policy=before)
 
-        report = function.check()
+        report = function.reconcile()
 
         assert ecr.get_policy("app") == (before and normalized(before))
-        assert not any(became == "served" for operation, _, became in ecr.call_log if operation == WRITE)
+        assert not any(result == "served" for operation, _, result in ecr.call_log if operation == WRITE)
         with pytest.raises(RepositoriesFailed) as caught:
             report.raise_for_failures()
         assert all(role in str(caught.value) for role in roles)
         assert "Create it, or take it out of WorkerRoleArns" in str(caught.value)
 
-    def test_lets_nobody_else_be_removed(self, ecr: FakeEcr, function: Function) -> None:
+    def test_prevents_the_removal_of_unlisted_roles_if_no_listed_role_exists(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         ecr.delete_role(A)
         ecr.create_repository("app", policy=document(grant(B)))
 
-        function.check(REMOVE_UNLISTED_ROLES="true")
+        function.reconcile(REMOVE_UNLISTED_ROLES="true")
 
         assert ecr.get_policy("app") == normalized(document(grant(B)))
 
-    def test_is_not_blamed_in_all_of_a_sweep_for_what_one_repository_may_have_caused(
+    def test_is_not_assumed_for_the_whole_sweep_after_a_rejection_in_one_repository(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         vendor = "arn:aws:iam::444444444444:role/vendor"
@@ -408,39 +408,39 @@ class TestARoleThatDoesNotExist:
         names = [f"app-{number:02}" for number in range(40)]
         ecr.create_repository(*names)
 
-        report = function.check("poisoned", *names)
+        report = function.reconcile("poisoned", *names)
 
         assert report.answer()["outcomes"] == {"failed": 1, "attached": 40}
 
-    @pytest.mark.parametrize("elsewhere", [(), ("first",)])
-    def test_is_not_blamed_for_an_account_that_ecr_refuses(
-        self, ecr: FakeEcr, function: Function, elsewhere: tuple[str, ...]
+    @pytest.mark.parametrize("preceding", [(), ("first",)])
+    def test_is_not_assumed_if_ecr_rejects_an_account(
+        self, ecr: FakeEcr, function: Function, preceding: tuple[str, ...]
     ) -> None:
         names = [f"app-{number:02}" for number in range(60)]
-        ecr.create_repository(*elsewhere, *names)
+        ecr.create_repository(*preceding, *names)
         poisoned = [f"poisoned-{number}" for number in range(40)]
         ecr.create_repository(*poisoned[:20], policy=document(push("555555555555")))
         ecr.create_repository(*poisoned[20:], policy=document(grant("555555555555")))
         ecr.closed_accounts.add("555555555555")
 
-        report = function.check(*elsewhere, *poisoned, *names)
+        report = function.reconcile(*preceding, *poisoned, *names)
 
-        assert report.answer()["outcomes"] == {"failed": 40, "attached": len(elsewhere) + len(names)}
+        assert report.answer()["outcomes"] == {"failed": 40, "attached": len(preceding) + len(names)}
 
-    def test_is_not_confused_with_a_principal_of_others_that_was_mended_meanwhile(
+    def test_is_not_assumed_if_a_foreign_statement_is_fixed_during_reconciliation(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         function.roles = (A, B)
         ecr.create_repository("app", policy=document(push(CI)))
         ecr.delete_role(CI)
-        ecr.run_after(WRITE, lambda: None, lambda: ecr.set_policy("app", THEIRS))
+        ecr.run_after(WRITE, lambda: None, lambda: ecr.set_policy("app", FOREIGN_POLICY))
 
-        report = function.check()
+        report = function.reconcile()
 
-        assert ecr.get_policy("app") == normalized(document(*THEIRS["Statement"], grant(A, B)))
+        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A, B)))
         report.raise_for_failures()
 
-    def test_is_found_in_a_bounded_number_of_writes_while_another_writer_removes_the_grant_each_time(
+    def test_is_found_in_a_bounded_number_of_writes_under_continuous_concurrent_writes(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         function.roles = (A, B, C)
@@ -448,23 +448,25 @@ class TestARoleThatDoesNotExist:
         ecr.create_repository("app")
         ecr.run_after(WRITE, *[lambda: ecr.delete_policy("app")] * 1_000)
 
-        report = function.check("app")
+        report = function.reconcile("app")
 
         assert report.answer()["refused_roles"][0]["role"] == C  # type: ignore[index]
         assert ecr.calls[WRITE] < 10
 
-    def test_is_named_also_beside_an_id_that_ecr_takes(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_named_even_if_ecr_accepts_the_id_of_a_deleted_role(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         ecr.rejects_deleted_principals = False
         function.roles = (A, B)
         ecr.create_repository("app", policy=document(push(CI)))
         ecr.delete_role(CI)
         ecr.delete_role(B)
-        function.check()
+        function.reconcile()
 
         with pytest.raises(RepositoriesFailed, match=B):
-            function.check().raise_for_failures()
+            function.reconcile().raise_for_failures()
 
-    def test_while_somebody_else_writes_costs_them_nothing(self, ecr: FakeEcr, function: Function) -> None:
+    def test_does_not_undo_concurrent_writes(self, ecr: FakeEcr, function: Function) -> None:
         function.roles = (A, B, C)
         ecr.delete_role(B)
         ecr.create_repository("app")
@@ -474,157 +476,163 @@ class TestARoleThatDoesNotExist:
             lambda: ecr.set_policy("app", document(push(CI, sid="Second"))),
         )
 
-        function.check()
-        function.check()
+        function.reconcile()
+        function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(push(CI, sid="Second"), grant(A, C)))
 
 
 class TestTheIdOfADeletedRole:
-    def test_leaves_our_statement_if_ecr_refuses_it(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_removed_from_our_statement_if_ecr_rejects_it(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app", policy=document(grant(B, CI)))
-        gone = ecr.delete_role(B)
+        deleted_id = ecr.delete_role(B)
 
-        report = function.check()
+        report = function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(grant(A, CI)))
-        assert only(report) == {
+        assert repository_details(report) == {
             "repository": "app",
             "outcome": "attached",
             "added": [A],
-            "removed": [gone],
+            "removed": [deleted_id],
         }
 
-    def test_stays_in_our_statement_if_ecr_takes_it(self, ecr: FakeEcr, function: Function) -> None:
+    def test_stays_in_our_statement_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:
         ecr.rejects_deleted_principals = False
         ecr.create_repository("app", policy=document(grant(B)))
-        gone = ecr.delete_role(B)
+        deleted_id = ecr.delete_role(B)
 
-        function.check()
+        function.reconcile()
 
-        assert ecr.get_policy("app") == normalized(document(grant(A, gone)))
+        assert ecr.get_policy("app") == normalized(document(grant(A, deleted_id)))
 
-    def test_stays_if_ecr_takes_it_and_refuses_a_role(self, ecr: FakeEcr, function: Function) -> None:
+    def test_stays_in_our_statement_if_ecr_accepts_it_but_rejects_a_role(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         ecr.rejects_deleted_principals = False
         function.roles = (A, C)
         ecr.create_repository("app", policy=document(grant(B)))
-        gone = ecr.delete_role(B)
+        deleted_id = ecr.delete_role(B)
         ecr.delete_role(C)
 
-        report = function.check()
+        report = function.reconcile()
 
-        assert ecr.get_policy("app") == normalized(document(grant(A, gone)))
+        assert ecr.get_policy("app") == normalized(document(grant(A, deleted_id)))
         with pytest.raises(RepositoriesFailed, match=C):
             report.raise_for_failures()
 
-    def test_is_replaced_by_the_new_role_of_the_same_name(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_replaced_by_a_new_role_of_the_same_name(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app", policy=document(grant(A)))
         ecr.delete_role(A)
         ecr.create_role(A)
 
-        function.check()
+        function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(grant(A)))
 
-    def test_leaves_beside_a_role_that_does_not_exist(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_removed_from_our_statement_even_if_a_role_is_missing(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         function.roles = (A, C)
         ecr.create_repository("app", policy=document(grant(B, CI)))
         ecr.delete_role(B)
         ecr.delete_role(C)
 
-        report = function.check()
+        report = function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(grant(A, CI)))
         with pytest.raises(RepositoriesFailed, match=C):
             report.raise_for_failures()
 
-    def test_in_a_statement_of_others_is_left_alone_and_named_if_ecr_refuses_it(
+    def test_in_a_foreign_statement_is_kept_and_named_if_ecr_rejects_it(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app", policy=document(push(CI)))
-        gone = ecr.delete_role(CI)
+        deleted_id = ecr.delete_role(CI)
         before = ecr.get_policy("app")
 
-        report = function.check()
+        report = function.reconcile()
 
         assert ecr.get_policy("app") == before
-        with pytest.raises(RepositoriesFailed, match=f'statement "Push" names {gone}'):
+        with pytest.raises(RepositoriesFailed, match=f'statement "Push" names {deleted_id}'):
             report.raise_for_failures()
         assert "refused_roles" not in report.answer()
 
-    def test_in_a_statement_of_others_is_left_alone_if_ecr_takes_it(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
+    def test_in_a_foreign_statement_is_kept_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:
         ecr.rejects_deleted_principals = False
         ecr.create_repository("app", policy=document(push(CI)))
-        gone = ecr.delete_role(CI)
+        deleted_id = ecr.delete_role(CI)
 
-        function.check()
+        function.reconcile()
 
-        assert ecr.get_policy("app") == normalized(document(push(gone), grant(A)))
+        assert ecr.get_policy("app") == normalized(document(push(deleted_id), grant(A)))
 
-    def test_of_others_is_named_also_if_only_a_removal_is_refused(
+    def test_in_a_foreign_statement_is_named_if_ecr_rejects_a_removal(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app", policy=document(push(CI), grant(A, B)))
-        gone = ecr.delete_role(CI)
+        deleted_id = ecr.delete_role(CI)
 
-        report = function.check(REMOVE_UNLISTED_ROLES="true")
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
 
         assert outcome(report) == "failed"
-        assert gone in only(report)["reason"]
+        assert deleted_id in repository_details(report)["reason"]
 
 
-class TestARepositoryThatIsNotThere:
-    def test_yet_is_waited_for_if_it_may_be_new(self, ecr: FakeEcr, function: Function) -> None:
+class TestAMissingRepository:
+    def test_is_retried_if_it_may_be_new(self, ecr: FakeEcr, function: Function) -> None:
         function.may_be_new = True
         ecr.create_repository("app", not_found_calls=4)
 
-        assert outcome(function.check()) == "attached"
+        assert outcome(function.reconcile()) == "attached"
 
-    def test_after_some_tries_is_gone(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_reported_as_gone_after_the_last_retry(self, ecr: FakeEcr, function: Function) -> None:
         function.may_be_new = True
 
-        assert only(function.check()) == {"repository": "app", "outcome": "gone"}
+        assert repository_details(function.reconcile()) == {"repository": "app", "outcome": "gone"}
         assert ecr.calls[READ] == 6
 
-    def test_is_gone_at_once_if_it_is_not_new(self, ecr: FakeEcr, function: Function) -> None:
-        assert outcome(function.check()) == "gone"
+    def test_is_reported_as_gone_without_a_retry_if_it_is_not_new(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        assert outcome(function.reconcile()) == "gone"
         assert ecr.calls[READ] == 1
 
-    def test_any_more_between_read_and_write_is_gone(self, ecr: FakeEcr, function: Function) -> None:
+    def test_deleted_between_read_and_write_is_reported_as_gone(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         ecr.create_repository("app")
         ecr.run_before(WRITE, lambda: ecr.delete_repository("app"))
 
-        assert only(function.check()) == {"repository": "app", "outcome": "gone"}
+        assert repository_details(function.reconcile()) == {"repository": "app", "outcome": "gone"}
 
 
-class TestAPolicyThatIsTooLong:
+class TestAPolicyOverTheSizeLimit:
     def test_is_not_sent_and_the_failure_gives_both_sizes(self, ecr: FakeEcr, function: Function) -> None:
         long = document(push("444444444444", sid="x" * 10_000))
         ecr.create_repository("app", policy=long)
 
-        report = function.check()
+        report = function.reconcile()
 
         assert ecr.calls[WRITE] == 0
         with pytest.raises(RepositoriesFailed, match=r"10,\d{3} characters and ECR allows 10,240: shorten"):
             report.raise_for_failures()
 
-    def test_is_so_only_at_ecrs_own_limit(self, ecr: FakeEcr, function: Function) -> None:
+    def test_is_measured_against_the_exact_limit_of_ecr(self, ecr: FakeEcr, function: Function) -> None:
         def padded(characters: int) -> Policy:
             return document(push("arn:aws:iam::444444444444:root", sid="x" * characters))
 
-        room = 10_240 - len(render(attach(json.loads(json.dumps(padded(0))), [A])))
-        ecr.create_repository("fits", policy=padded(room - 2))  # a lone principal comes back without its list
-        ecr.create_repository("fits-not", policy=padded(room + 3))
+        padding = 10_240 - len(render(attach(json.loads(json.dumps(padded(0))), [A])))
+        ecr.create_repository("fits", policy=padded(padding - 2))  # ECR returns a list of one as a string
+        ecr.create_repository("fits-not", policy=padded(padding + 3))
 
-        report = function.check("fits", "fits-not")
+        report = function.reconcile("fits", "fits-not")
 
         assert report.answer()["outcomes"] == {"attached": 1, "failed": 1}
 
 
-class TestAStatementThatDenies:
-    def test_is_named_and_the_grant_is_attached_all_the_same(
+class TestADenyStatement:
+    def test_is_reported_and_the_grant_is_attached_anyway(
         self,
         ecr: FakeEcr,
         function: Function,
@@ -634,9 +642,9 @@ class TestAStatementThatDenies:
         monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
         ecr.create_repository("app", policy=document(DENY))
 
-        report = function.check()
+        report = function.reconcile()
 
-        assert only(report) == {
+        assert repository_details(report) == {
             "repository": "app",
             "outcome": "attached",
             "added": [A],
@@ -646,21 +654,21 @@ class TestAStatementThatDenies:
         assert ("WARNING", "pull denied") in [(line.levelname, line.message) for line in caplog.records]
         report.raise_for_failures()
 
-    def test_on_a_condition_is_said_to_be_conditional(self, ecr: FakeEcr, function: Function) -> None:
+    def test_with_a_condition_is_reported_as_conditional(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app", policy=document(DENY | {"Condition": OUTSIDE}))
 
-        (denial,) = only(function.check())["denied_by"]
+        (denial,) = repository_details(function.reconcile())["denied_by"]
 
         assert denial["conditional"] is True
 
-    def test_is_named_also_where_nothing_was_missing_and_among_very_many(
+    def test_is_reported_for_an_unchanged_repository_among_many(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         names = [f"app-{number:03}" for number in range(150)]
         ecr.create_repository(*names, policy=document(grant(A)))
         ecr.create_repository("zzz", policy=document(DENY, grant(A)))
 
-        answer = function.check(*names, "zzz").answer()
+        answer = function.reconcile(*names, "zzz").answer()
 
         assert answer["outcomes"] == {"unchanged": 151}
         assert answer["denied"] == 1
@@ -668,75 +676,75 @@ class TestAStatementThatDenies:
         assert [details["repository"] for details in listed] == ["zzz"]
 
 
-class TestTryingAgain:
+class TestRetries:
     @pytest.mark.parametrize("fault", NOT_APPLIED)
     @pytest.mark.parametrize("operation", [READ, WRITE, LIST])
-    def test_follows_any_error_that_may_pass(
+    def test_follow_every_temporary_error(
         self, ecr: FakeEcr, function: Function, operation: str, fault: Fault
     ) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(operation, fault)
 
-        assert outcome(function.check("*")) == "attached"
+        assert outcome(function.reconcile("*")) == "attached"
         assert function.backoffs == 1
 
-    def test_has_an_end_and_the_failure_says_why(self, ecr: FakeEcr, function: Function) -> None:
+    def test_are_limited_and_the_failure_gives_the_reason(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(READ, *[Fault.SERVER_ERROR] * 6)
 
-        report = function.check()
+        report = function.reconcile()
 
-        assert "GetRepositoryPolicy: ServerException: out of order" in only(report)["reason"]
+        assert "GetRepositoryPolicy: ServerException: out of order" in repository_details(report)["reason"]
         assert ecr.calls[READ] == 6
 
-    def test_of_what_was_throttled_has_none_while_there_is_time(
+    def test_of_throttled_calls_are_not_limited_before_the_deadline(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(READ, *[Fault.THROTTLED] * 50)
 
-        assert outcome(function.check()) == "attached"
+        assert outcome(function.reconcile()) == "attached"
 
-    def test_of_what_was_throttled_ends_with_the_time_in_an_error_that_says_so(
+    def test_of_throttled_calls_end_at_the_deadline_with_an_error(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("app")
         ecr.buckets[READ] = TokenBucket(rate=0, burst=0)
 
-        report = function.check(seconds=1)
+        report = function.reconcile(seconds=1)
 
         with pytest.raises(
             RepositoriesFailed, match=r"app: no attempt succeeded in time: .*ThrottlingException"
         ):
             report.raise_for_failures()
 
-    def test_takes_pauses_that_grow_to_a_limit_and_vary(
+    def test_use_exponential_backoff_with_a_maximum_and_jitter(
         self, ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ecr.create_repository("app")
         runs: list[list[float]] = [[], []]
-        for pauses in runs:
-            monkeypatch.setattr("handler.retry.time.sleep", pauses.append)
+        for delays in runs:
+            monkeypatch.setattr("handler.retry.time.sleep", delays.append)
             ecr.inject_faults(READ, *[Fault.THROTTLED] * 8)
-            function.check()
+            function.reconcile()
 
         assert runs[0] != runs[1]
-        for pauses in runs:
-            assert [0.5 <= pause / min(0.2 * 2**n, 6.4) <= 1 for n, pause in enumerate(pauses)] == [True] * 8
+        for delays in runs:
+            assert [0.5 <= delay / min(0.2 * 2**n, 6.4) <= 1 for n, delay in enumerate(delays)] == [True] * 8
 
 
-class TestTheTimeOfAnInvocation:
-    def test_is_enough_for_an_ecr_that_answers_nothing(self, ecr: FakeEcr, function: Function) -> None:
+class TestTheDeadline:
+    def test_is_met_if_ecr_never_responds(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(READ, *[Fault.TIMEOUT] * 100)
         started = time.monotonic()
 
-        report = function.check(seconds=1)
+        report = function.reconcile(seconds=1)
 
-        assert "ECR did not answer" in only(report)["reason"]
+        assert "ECR did not answer" in repository_details(report)["reason"]
         assert time.monotonic() - started < 1
 
-    def test_is_not_slept_away(
+    def test_is_not_exceeded_by_backoff_delays(
         self, ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.undo()
@@ -744,16 +752,16 @@ class TestTheTimeOfAnInvocation:
         ecr.inject_faults(READ, *[Fault.THROTTLED] * 100)
         started = time.monotonic()
 
-        assert outcome(function.check(seconds=2)) == "failed"
+        assert outcome(function.reconcile(seconds=2)) == "failed"
         assert time.monotonic() - started < 2
 
-    def test_that_ends_during_a_request_fails_only_the_repository_that_was_not_reconciled(
+    def test_during_a_request_fails_only_the_repository_in_flight(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.create_repository("fine", "stuck", "also-fine")
         ecr.inject_faults(READ, *[Fault.TIMEOUT] * 100, repository="stuck")
 
-        report = function.check("fine", "stuck", "also-fine", seconds=1)
+        report = function.reconcile("fine", "stuck", "also-fine", seconds=1)
 
         assert report.answer()["outcomes"] == {"attached": 2, "failed": 1}
         with pytest.raises(
@@ -762,7 +770,7 @@ class TestTheTimeOfAnInvocation:
             report.raise_for_failures()
 
 
-def test_the_rate_limiter_is_acquired_before_the_read_and_never_delays_the_write_after_it(
+def test_the_rate_limiter_delays_the_read_but_never_the_write_after_it(
     ecr: FakeEcr,
 ) -> None:
     recorded: list[str] = []
@@ -783,58 +791,54 @@ def test_the_rate_limiter_is_acquired_before_the_read_and_never_delays_the_write
     ecr.create_repository("app")
     ecr.inject_faults(WRITE, Fault.THROTTLED)
 
-    assert outcome(Function(ecr, Registry(ecr.client(), Recorder())).check()) == "attached"
+    assert outcome(Function(ecr, Registry(ecr.client(), Recorder())).reconcile()) == "attached"
     assert recorded == [
         *("acquire", "success", "acquire_nowait", "throttle"),
         *("acquire", "success", "acquire_nowait", "success"),
     ]
 
 
-def test_many_checks_at_once_at_an_ecr_that_throttles_fail_nobody_and_find_its_rate(ecr: FakeEcr) -> None:
+def test_concurrent_reconciliations_adapt_to_throttling_and_all_succeed(ecr: FakeEcr) -> None:
     names = [f"app-{number}" for number in range(300)]
     ecr.create_repository(*names, policy=document(grant(A)))
     ecr.buckets[READ] = TokenBucket(rate=60, burst=60)
 
-    report = Function(ecr, Registry(ecr.client())).check(*names)
+    report = Function(ecr, Registry(ecr.client())).reconcile(*names)
 
     assert report.answer()["outcomes"] == {"unchanged": 300}
     assert ecr.throttled < 150
 
 
-def test_what_ecr_refuses_for_good_is_not_tried_again(ecr: FakeEcr, function: Function) -> None:
+def test_a_permanent_error_is_not_retried(ecr: FakeEcr, function: Function) -> None:
     ecr.create_repository("app")
     ecr.denied_operations.add(READ)
 
-    assert "AccessDeniedException: not authorized" in only(function.check())["reason"]
+    assert "AccessDeniedException: not authorized" in repository_details(function.reconcile())["reason"]
     assert ecr.calls[READ] == 1
 
 
-def test_repositories_that_cannot_be_listed_are_an_error_that_says_why(
-    ecr: FakeEcr, function: Function
-) -> None:
+def test_a_failed_listing_raises_an_error_with_the_reason(ecr: FakeEcr, function: Function) -> None:
     ecr.denied_operations.add(LIST)
 
     with pytest.raises(RegistryError, match="DescribeRepositories: AccessDeniedException: not authorized"):
-        function.check("*")
+        function.reconcile("*")
 
 
-def test_repositories_are_listed_page_by_page_at_the_largest_page_size(
-    ecr: FakeEcr, function: Function
-) -> None:
+def test_repositories_are_listed_with_the_largest_page_size(ecr: FakeEcr, function: Function) -> None:
     ecr.create_repository(*(f"app-{number}" for number in range(1001)), policy=document(grant(A)))
 
-    report = function.check("*")
+    report = function.reconcile("*")
 
     assert report.answer()["outcomes"] == {"unchanged": 1001}
     assert ecr.calls[LIST] == 2
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", '{"Statement": 1}'])
-def test_a_policy_that_cannot_be_understood_is_not_rewritten(
+def test_an_invalid_policy_is_not_rewritten(
     ecr: FakeEcr, function: Function, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ecr.create_repository("app", policy=THEIRS)
+    ecr.create_repository("app", policy=FOREIGN_POLICY)
     monkeypatch.setattr(Registry, "get_policy", lambda *_: text)
 
-    assert outcome(function.check()) == "failed"
+    assert outcome(function.reconcile()) == "failed"
     assert ecr.calls[WRITE] == 0

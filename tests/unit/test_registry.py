@@ -1,4 +1,4 @@
-"""The registry when the network fails: real sockets, the real client."""
+"""The registry during network failures, with real sockets and the real client."""
 
 import socket
 import threading
@@ -17,29 +17,29 @@ def registry(endpoint: str) -> Registry:
         "ecr",
         region_name="us-east-1",
         aws_access_key_id="x",
-        aws_secret_access_key="x",  # noqa: S106 - nobody is there to check it
+        aws_secret_access_key="x",  # noqa: S106 - a dummy key
         endpoint_url=endpoint,
         config=Config(retries={"total_max_attempts": 1}, read_timeout=0.2),
     )
     return Registry(client)
 
 
-def closes(_: socket.socket) -> None:
+def close_at_once(_: socket.socket) -> None:
     pass
 
 
-def stays_silent(connection: socket.socket) -> None:
+def never_respond(connection: socket.socket) -> None:
     connection.recv(65536)
     connection.recv(65536)
 
 
-def is_busy(connection: socket.socket) -> None:
+def respond_with_503(connection: socket.socket) -> None:
     connection.recv(65536)
     connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-@pytest.mark.parametrize("serve", [closes, stays_silent, is_busy])
-def test_an_ecr_that_does_not_answer_is_unavailable(serve: Callable[[socket.socket], None]) -> None:
+@pytest.mark.parametrize("serve", [close_at_once, never_respond, respond_with_503])
+def test_an_ecr_that_does_not_respond_is_unavailable(serve: Callable[[socket.socket], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -54,7 +54,7 @@ def test_an_ecr_that_does_not_answer_is_unavailable(serve: Callable[[socket.sock
         assert not thread.is_alive()
 
 
-def test_the_sdk_repeats_no_call_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sdk_does_not_retry_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
     class Busy(BaseHTTPRequestHandler):
@@ -80,7 +80,7 @@ def test_the_sdk_repeats_no_call_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
     assert calls == 1
 
 
-def test_an_ecr_that_is_not_there_is_unavailable() -> None:
+def test_an_unreachable_ecr_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -88,7 +88,7 @@ def test_an_ecr_that_is_not_there_is_unavailable() -> None:
         registry(f"http://127.0.0.1:{port}").get_policy("team/app")
 
 
-def test_a_call_that_cannot_be_made_is_an_error_but_not_a_temporary_one() -> None:
+def test_an_invalid_call_is_a_permanent_error() -> None:
     with pytest.raises(RegistryError, match="ECR could not be called") as caught:
         registry("http://127.0.0.1:1").get_policy("")
 

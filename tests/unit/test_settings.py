@@ -1,4 +1,4 @@
-"""The settings: what starts the function, and what stops it and says why."""
+"""The settings: accepted values, and the error messages for invalid values."""
 
 import pytest
 
@@ -11,19 +11,19 @@ def settings(**variables: str) -> Settings:
     return Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | variables)
 
 
-def complaint(**variables: str) -> str:
+def error_message(**variables: str) -> str:
     with pytest.raises(InvalidSetting) as caught:
         settings(**variables)
     return str(caught.value)
 
 
-def test_one_role_is_all_that_must_be_set() -> None:
-    given = settings()
+def test_only_the_role_is_required() -> None:
+    loaded = settings()
 
-    assert given.worker_role_arns == (ROLE,)
-    assert "any/repository" in given.scope
-    assert not given.plan
-    assert not given.remove_unlisted_roles
+    assert loaded.worker_role_arns == (ROLE,)
+    assert "any/repository" in loaded.scope
+    assert not loaded.plan
+    assert not loaded.remove_unlisted_roles
 
 
 @pytest.mark.parametrize(
@@ -37,35 +37,35 @@ def test_one_role_is_all_that_must_be_set() -> None:
         "arn:aws:iam::222222222222:role/Odd_but+legal=name.@-1",
     ],
 )
-def test_the_arn_of_a_role_is_accepted_in_any_partition_with_or_without_a_path(arn: str) -> None:
+def test_a_role_arn_is_accepted_in_any_partition_with_or_without_a_path(arn: str) -> None:
     assert settings(WORKER_ROLE_ARNS=arn).worker_role_arns == (arn,)
 
 
 def test_several_roles_are_separated_by_commas_with_or_without_spaces() -> None:
-    given = settings(WORKER_ROLE_ARNS=f"{ROLE}-a, {ROLE}-b,\n{ROLE}-c,")
+    loaded = settings(WORKER_ROLE_ARNS=f"{ROLE}-a, {ROLE}-b,\n{ROLE}-c,")
 
-    assert given.worker_role_arns == (f"{ROLE}-a", f"{ROLE}-b", f"{ROLE}-c")
+    assert loaded.worker_role_arns == (f"{ROLE}-a", f"{ROLE}-b", f"{ROLE}-c")
 
 
-def test_a_role_named_twice_counts_once() -> None:
+def test_a_duplicate_role_is_listed_once() -> None:
     assert settings(WORKER_ROLE_ARNS=f"{ROLE},{ROLE}").worker_role_arns == (ROLE,)
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", " , "])
-def test_without_a_role_the_start_stops_and_an_example_is_given(value: str) -> None:
-    message = complaint(WORKER_ROLE_ARNS=value)
+def test_an_empty_role_list_is_rejected_with_an_example(value: str) -> None:
+    message = error_message(WORKER_ROLE_ARNS=value)
 
     assert message.startswith(f"WORKER_ROLE_ARNS is {value!r}: ")
     assert "arn:aws:iam::222222222222:role/" in message
 
 
-def test_a_missing_role_variable_stops_the_start() -> None:
+def test_a_missing_role_variable_is_rejected() -> None:
     with pytest.raises(InvalidSetting, match="WORKER_ROLE_ARNS"):
         Settings.from_environment({})
 
 
 @pytest.mark.parametrize(
-    ("slip", "mend"),
+    ("principal", "hint"),
     [
         ("*", "wildcard"),
         ("arn:aws:iam::222222222222:role/*", "wildcard"),
@@ -98,17 +98,17 @@ def test_a_missing_role_variable_stops_the_start() -> None:
         ("AROAEXAMPLEEXAMPLEEXA:ci", "is not the ARN of an IAM role"),
     ],
 )
-def test_a_principal_that_is_no_role_stops_the_start_and_the_right_one_is_suggested(
-    slip: str, mend: str
+def test_a_principal_that_is_not_a_role_is_rejected_with_a_hint(
+    principal: str, hint: str
 ) -> None:
-    message = complaint(WORKER_ROLE_ARNS=f"{ROLE},{slip}")
+    message = error_message(WORKER_ROLE_ARNS=f"{ROLE},{principal}")
 
     assert message.startswith("WORKER_ROLE_ARNS is ")
-    assert repr(slip) in message
-    assert mend in message
+    assert repr(principal) in message
+    assert hint in message
 
 
-def test_a_scope_is_globs_that_put_in_and_take_out() -> None:
+def test_a_scope_includes_and_excludes_by_globs() -> None:
     scope = settings(REPOSITORIES="ml/*, team/app, !ml/scratch-*").scope
 
     assert "ml/train" in scope
@@ -119,7 +119,7 @@ def test_a_scope_is_globs_that_put_in_and_take_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "mend"),
+    ("value", "hint"),
     [
         ("", 'or "*" for all'),
         ("!scratch/*", "it includes nothing"),
@@ -136,11 +136,11 @@ def test_a_scope_is_globs_that_put_in_and_take_out() -> None:
         ("111122223333.dkr.ecr.us-east-1.amazonaws.com/team/*", "give its name"),
     ],
 )
-def test_a_scope_that_could_select_nothing_stops_the_start(value: str, mend: str) -> None:
-    message = complaint(REPOSITORIES=value)
+def test_a_scope_that_selects_nothing_is_rejected_with_a_hint(value: str, hint: str) -> None:
+    message = error_message(REPOSITORIES=value)
 
     assert message.startswith(f"REPOSITORIES is {value!r}: ")
-    assert mend in message
+    assert hint in message
 
 
 @pytest.mark.parametrize(("value", "plan"), [("plan", True), ("enforce", False), (" Plan ", True)])
@@ -149,13 +149,13 @@ def test_the_mode_is_enforce_or_plan(value: str, *, plan: bool) -> None:
 
 
 @pytest.mark.parametrize(("value", "remove"), [("true", True), ("false", False), ("TRUE", True)])
-def test_unlisted_roles_are_removed_only_if_asked(value: str, *, remove: bool) -> None:
+def test_unlisted_roles_are_removed_only_on_request(value: str, *, remove: bool) -> None:
     assert settings(REMOVE_UNLISTED_ROLES=value).remove_unlisted_roles is remove
 
 
 @pytest.mark.parametrize("variable", ["MODE", "REMOVE_UNLISTED_ROLES"])
 @pytest.mark.parametrize("value", ["", "yes", "dry-run", "0"])
-def test_any_other_choice_stops_the_start_and_the_choices_are_named(variable: str, value: str) -> None:
-    message = complaint(**{variable: value})
+def test_an_unknown_choice_is_rejected_with_the_valid_choices(variable: str, value: str) -> None:
+    message = error_message(**{variable: value})
 
     assert message.startswith(f"{variable} is {value!r}: use ")

@@ -1,4 +1,4 @@
-"""A sweep of very many repositories, on an ECR and a clock that are simulated."""
+"""Sweeps of many repositories, on a simulated ECR and a simulated clock."""
 
 import json
 import logging
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
-OURS = render(attach(None, [ROLE]))
+GRANTED_POLICY = render(attach(None, [ROLE]))
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
-LIMIT = 900.0  # seconds: what a Lambda function may run
-CALL = 0.01  # seconds: what a call takes of an invocation's time, many being under way at once
+LAMBDA_TIMEOUT = 900.0  # seconds, the maximum that Lambda allows
+CALL_DURATION = 0.01  # seconds that a call adds to the invocation, with many calls in flight
 
 
 class SimulatedRegistry:
-    """An ECR that pages, in the order of its own, and takes time."""
+    """A registry that lists pages in its own order, and whose calls take simulated time."""
 
     def __init__(self, names: list[str]) -> None:
         self.policies: dict[str, str | None] = dict.fromkeys(names)
@@ -46,13 +46,13 @@ class SimulatedRegistry:
         self._lock = threading.Lock()
 
     def list_repositories(self, token: str | None = None) -> tuple[list[str], str | None]:
-        self._spend("page")
-        begin = int(token or 0)
-        names = list(self.policies)[begin : begin + 1000]
-        return names, str(begin + 1000) if begin + 1000 < len(self.policies) else None
+        self._record_call("page")
+        start = int(token or 0)
+        names = list(self.policies)[start : start + 1000]
+        return names, str(start + 1000) if start + 1000 < len(self.policies) else None
 
     def get_policy(self, name: str) -> str | None:
-        self._spend("read")
+        self._record_call("read")
         if name in self.broken:
             raise RegistryError("broken")
         if name not in self.policies:
@@ -60,46 +60,46 @@ class SimulatedRegistry:
         return self.policies[name]
 
     def set_policy(self, name: str, text: str) -> None:
-        self._spend("write")
+        self._record_call("write")
         self.writes[name] += 1
         self.policies[name] = text
 
-    def _spend(self, call: str) -> None:
+    def _record_call(self, call: str) -> None:
         with self._lock:
             self.calls[call] += 1
-            self.time += CALL
+            self.time += CALL_DURATION
 
 
 class Lambda:
-    """Lambda, running the function again for each hand-over, a seldom one of them twice."""
+    """Lambda: invokes the function once for each continuation, or twice for a random few."""
 
     def __init__(
         self,
         registry: SimulatedRegistry,
-        limit: float = LIMIT,
-        twice: random.Random | None = None,
+        timeout: float = LAMBDA_TIMEOUT,
+        duplicates: random.Random | None = None,
         **settings: str,
     ) -> None:
         self.registry = registry
-        self.limit = limit
-        self.twice = twice
+        self.timeout = timeout
+        self.duplicates = duplicates
         self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | settings)
-        self.between: Callable[[], object] = lambda: None
+        self.between_invocations: Callable[[], object] = lambda: None
         self.invocations = 0
-        self.longest = 0.0
+        self.longest_invocation = 0.0
         self.answers: list[dict[str, object]] = []
 
     def run(self, payload: dict[str, object]) -> None:
-        waiting = [payload]
-        while waiting:
+        payloads = [payload]
+        while payloads:
             self.invocations += 1
             started = self.registry.time
-            request = parse(json.loads(json.dumps(waiting.pop(0))), FUNCTION)
+            request = parse(json.loads(json.dumps(payloads.pop(0))), FUNCTION)
             sweep = Sweep(
                 request,
                 self.settings,
                 self.registry,  # type: ignore[arg-type]
-                lambda started=started: self.limit - (self.registry.time - started),  # type: ignore[misc]
+                lambda started=started: self.timeout - (self.registry.time - started),  # type: ignore[misc]
             )
             report = Report(request, dry_run=sweep.dry_run)
             try:
@@ -107,12 +107,12 @@ class Lambda:
                     report.add(result)
             finally:
                 report.log()
-            self.longest = max(self.longest, self.registry.time - started)
+            self.longest_invocation = max(self.longest_invocation, self.registry.time - started)
             if sweep.remaining:
-                waiting += [sweep.remaining.payload()] * (
-                    2 if self.twice and self.twice.random() < 0.2 else 1
+                payloads += [sweep.remaining.payload()] * (
+                    2 if self.duplicates and self.duplicates.random() < 0.2 else 1
                 )
-            self.between()
+            self.between_invocations()
             report.unmatched, report.continued = sweep.unmatched, sweep.remaining is not None
             self.answers.append(report.answer())
             report.raise_for_failures()
@@ -137,27 +137,27 @@ def test_a_hundred_thousand_repositories_come_through_over_several_invocations()
 
     function.run({"repositories": ["*"]})
 
-    assert set(registry.policies.values()) == {OURS}
+    assert set(registry.policies.values()) == {GRANTED_POLICY}
     assert set(registry.writes.values()) == {1}
     assert function.total("attached") == 100_000
     assert function.total("unchanged") == 0
     assert function.invocations == 3
-    assert function.longest < LIMIT
+    assert function.longest_invocation < LAMBDA_TIMEOUT
     assert [answer.get("handed_over", False) for answer in function.answers] == [True, True, False]
 
 
-def test_a_hand_over_that_is_delivered_twice_does_no_harm() -> None:
+def test_a_continuation_delivered_twice_writes_each_policy_once() -> None:
     registry = SimulatedRegistry(shuffled(20_000))
-    function = Lambda(registry, limit=30, twice=random.Random(3))
+    function = Lambda(registry, timeout=30, duplicates=random.Random(3))
 
     function.run({"repositories": ["*"]})
 
-    assert set(registry.policies.values()) == {OURS}
+    assert set(registry.policies.values()) == {GRANTED_POLICY}
     assert set(registry.writes.values()) == {1}
     assert function.total("unchanged") > 0
 
 
-def test_an_invocation_ends_before_its_time_does() -> None:
+def test_an_invocation_ends_before_its_timeout() -> None:
     registry = SimulatedRegistry(shuffled(5_000))
     settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
 
@@ -165,26 +165,26 @@ def test_an_invocation_ends_before_its_time_does() -> None:
     run(sweep)
 
     assert sweep.remaining is not None
-    assert registry.time < 30 - 0.25 * 30 + MAX_CONCURRENCY * 2 * CALL
+    assert registry.time < 30 - 0.25 * 30 + MAX_CONCURRENCY * 2 * CALL_DURATION
 
 
 def test_memory_does_not_grow_with_the_number_of_repositories() -> None:
     peaks = []
     for count in (2_000, 20_000):
         registry = SimulatedRegistry(shuffled(count))
-        registry.policies = dict.fromkeys(registry.policies, OURS)
+        registry.policies = dict.fromkeys(registry.policies, GRANTED_POLICY)
         tracemalloc.start()
         Lambda(registry).run({"repositories": ["*"]})
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
 
-    assert peaks[1] < 1.5 * peaks[0] + 20_000 * 8  # the simulation's own list of names
+    assert peaks[1] < 1.5 * peaks[0] + 20_000 * 8  # the list of names that the simulation holds
 
 
-def test_one_bad_repository_stops_nobody_and_the_invocation_that_ends_the_sweep_tells() -> None:
+def test_failed_repositories_do_not_stop_the_sweep_and_the_last_invocation_reports_them() -> None:
     registry = SimulatedRegistry(shuffled(5_000))
     registry.broken = {"team-0/app-0", "team-1/app-1"}
-    function = Lambda(registry, limit=20)
+    function = Lambda(registry, timeout=20)
 
     with pytest.raises(RepositoriesFailed) as caught:
         function.run({"repositories": ["*"]})
@@ -193,34 +193,34 @@ def test_one_bad_repository_stops_nobody_and_the_invocation_that_ends_the_sweep_
     assert sum(map(int, failed)) == 2
     assert function.invocations > 3
     assert registry.calls["write"] == 4_998
-    assert sum(policy == OURS for policy in registry.policies.values()) == 4_998
+    assert sum(policy == GRANTED_POLICY for policy in registry.policies.values()) == 4_998
 
 
-def test_however_many_fail_the_sweep_ends_and_each_is_reconciled_once_more_before_it_fails() -> None:
+def test_a_sweep_with_many_failures_ends_and_retries_each_failed_repository_once() -> None:
     registry = SimulatedRegistry(names := shuffled(3_000))
     registry.broken = set(names[:600])
-    function = Lambda(registry, limit=20)
+    function = Lambda(registry, timeout=20)
 
     with pytest.raises(RepositoriesFailed, match=r"^600 of \d+ repositories failed: .*; and 590 more"):
         function.run({"repositories": ["*"]})
 
-    assert sum(policy == OURS for policy in registry.policies.values()) == 2_400
+    assert sum(policy == GRANTED_POLICY for policy in registry.policies.values()) == 2_400
     assert registry.calls["read"] <= 3_000 + 600
 
 
-def test_repositories_that_are_deleted_during_a_sweep_hide_no_other() -> None:
+def test_repositories_deleted_during_a_sweep_do_not_hide_others() -> None:
     class PagesByKey(SimulatedRegistry):
-        """Its tokens stand for the repository after which to go on, as real ones are thought to."""
+        """A token names the last repository of its page, as the tokens of ECR presumably do."""
 
         def list_repositories(self, token: str | None = None) -> tuple[list[str], str | None]:
-            self._spend("page")
+            self._record_call("page")
             listed = sorted(self.policies, key=lambda name: name[::-1])
             following = [name for name in listed if token is None or name[::-1] > token[::-1]]
             return following[:1000], following[999] if len(following) > 1000 else None
 
     registry = PagesByKey(shuffled(3_000))
-    function = Lambda(registry, limit=8)
-    function.between = lambda: [
+    function = Lambda(registry, timeout=8)
+    function.between_invocations = lambda: [
         registry.policies.pop(name)
         for name in [name for name, policy in registry.policies.items() if policy][:20]
     ]
@@ -228,52 +228,52 @@ def test_repositories_that_are_deleted_during_a_sweep_hide_no_other() -> None:
     function.run({"repositories": ["*"]})
 
     assert function.invocations > 3
-    assert set(registry.policies.values()) == {OURS}
+    assert set(registry.policies.values()) == {GRANTED_POLICY}
 
 
-def test_a_listing_for_which_the_time_is_up_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_past_the_deadline_continues_in_a_new_invocation(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = SimulatedRegistry(shuffled(2_000))
-    page = registry.list_repositories
+    list_page = registry.list_repositories
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
-    def throttle_while_it_is_late(token: str | None = None) -> tuple[list[str], str | None]:
+    def throttle_later_pages(token: str | None = None) -> tuple[list[str], str | None]:
         if token and registry.calls["page"] < 50:
-            registry._spend("page")  # noqa: SLF001
+            registry._record_call("page")  # noqa: SLF001
             raise Throttled("Rate exceeded")
-        return page(token)
+        return list_page(token)
 
-    monkeypatch.setattr(registry, "list_repositories", throttle_while_it_is_late)
-    function = Lambda(registry, limit=27)
+    monkeypatch.setattr(registry, "list_repositories", throttle_later_pages)
+    function = Lambda(registry, timeout=27)
 
     function.run({"repositories": ["*"]})
 
     assert function.invocations > 1
-    assert set(registry.policies.values()) == {OURS}
+    assert set(registry.policies.values()) == {GRANTED_POLICY}
 
 
-def test_pages_that_hold_nothing_to_check_cost_time_too() -> None:
+def test_pages_without_a_matching_repository_count_toward_the_deadline() -> None:
     registry = SimulatedRegistry([*(f"other/app-{number:05}" for number in range(50_000)), "team/app"])
-    function = Lambda(registry, limit=0.4)
+    function = Lambda(registry, timeout=0.4)
 
     function.run({"repositories": ["team/*"]})
 
     assert function.invocations > 1
-    assert function.longest < 0.4
-    assert registry.policies["team/app"] == OURS
+    assert function.longest_invocation < 0.4
+    assert registry.policies["team/app"] == GRANTED_POLICY
 
 
-def test_a_listing_that_breaks_off_is_an_error_and_the_log_has_what_was_done_before(
+def test_a_listing_that_fails_midway_raises_an_error_and_the_totals_so_far_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = SimulatedRegistry(shuffled(2_000))
-    page = registry.list_repositories
+    list_page = registry.list_repositories
 
-    def break_off(token: str | None = None) -> tuple[list[str], str | None]:
+    def fail_after_the_first_page(token: str | None = None) -> tuple[list[str], str | None]:
         if token:
             raise RegistryError("not authorized")
-        return page(token)
+        return list_page(token)
 
-    monkeypatch.setattr(registry, "list_repositories", break_off)
+    monkeypatch.setattr(registry, "list_repositories", fail_after_the_first_page)
     monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
 
     with pytest.raises(RegistryError, match="not authorized"):
@@ -282,9 +282,9 @@ def test_a_listing_that_breaks_off_is_an_error_and_the_log_has_what_was_done_bef
     assert vars(caplog.records[-1])["outcomes"] == {"attached": 1_000}
 
 
-def test_names_that_there_was_no_time_for_are_handed_over_too() -> None:
+def test_names_past_the_deadline_continue_in_a_new_invocation() -> None:
     registry = SimulatedRegistry(names := shuffled(3_000))
-    function = Lambda(registry, limit=20)
+    function = Lambda(registry, timeout=20)
 
     function.run({"repositories": [*names[:2_500], "team-5/*"]})
 
@@ -293,9 +293,9 @@ def test_names_that_there_was_no_time_for_are_handed_over_too() -> None:
     assert function.invocations > 2
 
 
-def test_a_dry_run_stays_one_over_all_invocations() -> None:
+def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
     registry = SimulatedRegistry(shuffled(3_000))
-    function = Lambda(registry, limit=15)
+    function = Lambda(registry, timeout=15)
 
     function.run({"repositories": ["*"], "dry_run": True})
 
@@ -304,7 +304,7 @@ def test_a_dry_run_stays_one_over_all_invocations() -> None:
     assert not registry.writes
 
 
-def test_a_limit_that_is_too_short_for_anything_is_an_error_and_no_endless_chain() -> None:
+def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_continuing_forever() -> None:
     registry = SimulatedRegistry(shuffled(10))
     settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
     times = iter([10.0])
@@ -334,7 +334,7 @@ def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.
 
 
 class TestPatterns:
-    def test_that_match_nothing_in_scope_are_named(self) -> None:
+    def test_that_match_nothing_in_scope_are_reported(self) -> None:
         function = Lambda(SimulatedRegistry(["ml/train", "scratch/x1"]), REPOSITORIES="*,!scratch/*")
 
         function.run({"repositories": ["ml/*", "nothing/*", "scratch/*"]})
@@ -342,16 +342,16 @@ class TestPatterns:
         assert function.answers[-1]["unmatched"] == ["nothing/*", "scratch/*"]
         assert function.total("attached") == 1
 
-    def test_that_match_all_match_all_in_scope(self) -> None:
+    def test_that_match_everything_select_only_repositories_in_scope(self) -> None:
         registry = SimulatedRegistry(["ml/train", "scratch/x1"])
         function = Lambda(registry, REPOSITORIES="*,!scratch/*")
 
         function.run({"repositories": ["*"]})
 
-        assert registry.policies == {"ml/train": OURS, "scratch/x1": None}
+        assert registry.policies == {"ml/train": GRANTED_POLICY, "scratch/x1": None}
         assert "unmatched" not in function.answers[-1]
 
-    def test_by_name_are_out_of_scope_or_not(self) -> None:
+    def test_that_name_a_repository_out_of_scope_are_reported(self) -> None:
         function = Lambda(SimulatedRegistry(["scratch/x1"]), REPOSITORIES="*,!scratch/*")
 
         function.run({"repositories": ["scratch/x1"]})
@@ -360,9 +360,9 @@ class TestPatterns:
             {"repository": "scratch/x1", "outcome": "out_of_scope"}
         ]
 
-    def test_are_remembered_over_all_invocations(self) -> None:
+    def test_are_tracked_across_invocations(self) -> None:
         registry = SimulatedRegistry(["ml/train", *(f"team/app-{number}" for number in range(2_000))])
-        function = Lambda(registry, limit=15)
+        function = Lambda(registry, timeout=15)
 
         function.run({"repositories": ["ml/*", "team/*", "nothing/*"]})
 
@@ -373,7 +373,7 @@ class TestPatterns:
         assert function.answers[-1]["unmatched"] == ["nothing/*"]
 
 
-def test_two_functions_that_start_on_the_same_repository_at_the_same_moment_converge() -> None:
+def test_two_functions_that_reconcile_the_same_repository_concurrently_converge() -> None:
     other = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
     ours, theirs = (Settings.from_environment({"WORKER_ROLE_ARNS": role}) for role in (ROLE, other))
     both_have_read = threading.Barrier(2, timeout=5)
@@ -387,19 +387,19 @@ def test_two_functions_that_start_on_the_same_repository_at_the_same_moment_conv
 
     registry = Shared(["team/app"])
 
-    def check(settings: Settings) -> None:
+    def reconcile(settings: Settings) -> None:
         run(Sweep(Request(("team/app",)), settings, registry, lambda: 900.0))  # type: ignore[arg-type]
 
     with ThreadPoolExecutor() as threads:
-        list(threads.map(check, (ours, theirs)))
-    lost = granted(parse_policy(registry.policies["team/app"]))
-    for settings in (ours, theirs):  # each hears of the other's write
-        check(settings)
+        list(threads.map(reconcile, (ours, theirs)))
+    granted_after_the_race = granted(parse_policy(registry.policies["team/app"]))
+    for settings in (ours, theirs):  # each receives the event of the other's write
+        reconcile(settings)
     writes = registry.calls["write"]
     for settings in (ours, theirs, ours):
-        check(settings)
+        reconcile(settings)
 
-    assert len(lost) == 1
+    assert len(granted_after_the_race) == 1
     assert granted(parse_policy(registry.policies["team/app"])) == {ROLE, other}
     assert writes == 3
     assert registry.calls["write"] == 3

@@ -1,4 +1,4 @@
-"""The template, as CloudFormation gets it once SAM has transformed it."""
+"""The template, as CloudFormation receives it after the SAM transform."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def source() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def resources() -> dict[str, Resource]:
     template = yaml_parse(TEMPLATE.read_text())
-    # What `sam package` puts in its place.
+    # `sam package` replaces the local path by an S3 URL.
     template["Resources"]["Function"]["Properties"]["CodeUri"] = "s3://bucket/key"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -55,7 +55,7 @@ def test_the_docs_list_every_permission_with_its_reason() -> None:
     assert (PROJECT / "docs/permissions.md").read_text() == permissions_page.page(), "run `make docs`"
 
 
-def test_the_functions_role_is_assumed_by_lambda_alone_and_takes_no_policy_of_others(
+def test_only_lambda_can_assume_the_function_role_and_the_role_has_no_managed_policies(
     resources: dict[str, Resource],
 ) -> None:
     role = resources["Role"]["Properties"]
@@ -73,29 +73,29 @@ def test_only_the_rules_of_the_stack_may_invoke_the_function(resources: dict[str
     assert {permission["Principal"] for permission in permissions} == {"events.amazonaws.com"}
 
 
-def test_what_is_not_delivered_or_fails_is_kept_in_one_encrypted_queue(
+def test_undelivered_and_failed_events_go_to_one_encrypted_dead_letter_queue(
     resources: dict[str, Resource],
 ) -> None:
-    queue = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
-    (failures,) = of_type(resources, "AWS::SQS::Queue")
+    queue_arn = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
+    (queue_properties,) = of_type(resources, "AWS::SQS::Queue")
     (invocations,) = of_type(resources, "AWS::Lambda::EventInvokeConfig")
     (schedule,) = of_type(resources, "AWS::Scheduler::Schedule")
     (policy,) = of_type(resources, "AWS::SQS::QueuePolicy")
     allow, deny = policy["PolicyDocument"]["Statement"]
 
-    assert failures == {"MessageRetentionPeriod": 14 * 24 * 3600, "SqsManagedSseEnabled": True}
+    assert queue_properties == {"MessageRetentionPeriod": 14 * 24 * 3600, "SqsManagedSseEnabled": True}
     assert invocations["MaximumRetryAttempts"] == 2
-    assert invocations["DestinationConfig"]["OnFailure"]["Destination"] == queue
-    assert schedule["Target"]["DeadLetterConfig"]["Arn"] == queue
+    assert invocations["DestinationConfig"]["OnFailure"]["Destination"] == queue_arn
+    assert schedule["Target"]["DeadLetterConfig"]["Arn"] == queue_arn
     for rule in rules_in(resources):
         for target in resources[rule]["Properties"]["Targets"]:
-            assert target["DeadLetterConfig"]["Arn"] == queue
+            assert target["DeadLetterConfig"]["Arn"] == queue_arn
     named = json.dumps(allow["Condition"]["ArnEquals"]["aws:SourceArn"])
     assert {rule for rule in rules_in(resources) if f'"{rule}"' in named} == rules_in(resources)
     assert (deny["Effect"], deny["Principal"]) == ("Deny", "*")
 
 
-def test_every_role_has_the_boundary_that_is_asked_for(resources: dict[str, Resource]) -> None:
+def test_every_role_has_the_requested_permissions_boundary(resources: dict[str, Resource]) -> None:
     boundary = {
         "Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]
     }
@@ -106,9 +106,13 @@ def test_every_role_has_the_boundary_that_is_asked_for(resources: dict[str, Reso
     assert all(role["PermissionsBoundary"] == boundary for role in roles)
 
 
-def test_every_alarm_says_what_to_do_and_somebody_hears_of_it(resources: dict[str, Resource]) -> None:
+def test_every_alarm_is_described_in_the_runbook_and_notifies_the_topic(
+    resources: dict[str, Resource],
+) -> None:
     alarms = {
-        name: each["Properties"] for name, each in resources.items() if each["Type"].endswith("::Alarm")
+        name: resource["Properties"]
+        for name, resource in resources.items()
+        if resource["Type"].endswith("::Alarm")
     }
     runbook = (PROJECT / "docs/operations.md").read_text()
 
@@ -122,36 +126,36 @@ def test_every_alarm_says_what_to_do_and_somebody_hears_of_it(resources: dict[st
         assert alarm["TreatMissingData"] == "notBreaching"
 
 
-def test_alarms_and_dashboard_look_at_metrics_that_the_function_writes(
+def test_alarms_and_the_dashboard_use_only_metrics_that_the_function_emits(
     resources: dict[str, Resource],
 ) -> None:
-    written = set(
+    emitted = set(
         re.findall(r'"([A-Z][A-Za-z]+)":', "".join(path.read_text() for path in HANDLER.glob("re*.py")))
     )
     (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard")
     shown = json.loads(dashboard["DashboardBody"]["Fn::Sub"])
     lines = [line for widget in shown["widgets"] for line in widget["properties"].get("metrics", [])]
 
-    looked_at = {line[1] for line in lines if line[0] == "EcrAllowPull"}
-    alarmed = {
+    displayed = {line[1] for line in lines if line[0] == "EcrAllowPull"}
+    with_an_alarm = {
         alarm["MetricName"]
         for alarm in of_type(resources, "AWS::CloudWatch::Alarm")
         if alarm["Namespace"] == "EcrAllowPull"
     }
 
-    assert alarmed < looked_at
-    assert looked_at | {"SecondsToGrant"} <= written | {"SecondsToGrant"}
+    assert with_an_alarm < displayed
+    assert displayed | {"SecondsToGrant"} <= emitted | {"SecondsToGrant"}
 
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 
 
 @pytest.mark.parametrize(
-    ("parameter", "right", "wrong"),
+    ("parameter", "valid", "invalid"),
     [
         ("WorkerRoleArns", ROLE, "*"),
         ("WorkerRoleArns", f"{ROLE}, arn:aws-us-gov:iam::222222222222:role/path/name", f"{ROLE};{ROLE}"),
-        ("WorkerRoleArns", ROLE, f"{ROLE},"),  # what `sam` leaves of two that a space separates
+        ("WorkerRoleArns", ROLE, f"{ROLE},"),  # what `sam` passes of two ARNs that a space separates
         ("Repositories", "*, !scratch/*", "*,"),
         ("WorkerRoleArns", f"{ROLE},{ROLE}", "arn:aws:sts::222222222222:assumed-role/name/i-1"),
         ("WorkerRoleArns", ROLE, "arn:aws:iam::222222222222:instance-profile/name"),
@@ -163,16 +167,16 @@ ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
         ("PermissionsBoundaryArn", "arn:aws:iam::111122223333:policy/boundary", "boundary"),
     ],
 )
-def test_a_wrong_parameter_is_caught_when_it_is_deployed(
-    source: dict[str, Any], parameter: str, right: str, wrong: str
+def test_an_invalid_parameter_is_rejected_at_deployment(
+    source: dict[str, Any], parameter: str, valid: str, invalid: str
 ) -> None:
     pattern = source["Parameters"][parameter]["AllowedPattern"]
 
-    assert re.fullmatch(pattern, right)
-    assert not re.fullmatch(pattern, wrong)
+    assert re.fullmatch(pattern, valid)
+    assert not re.fullmatch(pattern, invalid)
 
 
-def test_parameters_are_grouped_and_named_for_the_console(source: dict[str, Any]) -> None:
+def test_parameters_are_grouped_and_labeled_for_the_console(source: dict[str, Any]) -> None:
     interface = source["Metadata"]["AWS::CloudFormation::Interface"]
     grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
 
@@ -180,7 +184,7 @@ def test_parameters_are_grouped_and_named_for_the_console(source: dict[str, Any]
     assert interface["ParameterLabels"].keys() == source["Parameters"].keys()
 
 
-def test_the_stack_can_be_in_several_regions_for_dashboards_are_global(
+def test_the_dashboard_name_includes_the_region_because_dashboards_are_global(
     resources: dict[str, Resource],
 ) -> None:
     (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard")
@@ -188,9 +192,11 @@ def test_the_stack_can_be_in_several_regions_for_dashboards_are_global(
     assert dashboard["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
 
 
-def test_only_alarms_that_see_a_lasting_state_tell_that_it_is_over(resources: dict[str, Resource]) -> None:
+def test_only_alarms_on_a_lasting_state_notify_on_recovery(resources: dict[str, Resource]) -> None:
     alarms = {
-        name: each["Properties"] for name, each in resources.items() if each["Type"].endswith("::Alarm")
+        name: resource["Properties"]
+        for name, resource in resources.items()
+        if resource["Type"].endswith("::Alarm")
     }
 
     assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {
@@ -199,7 +205,7 @@ def test_only_alarms_that_see_a_lasting_state_tell_that_it_is_over(resources: di
     }
 
 
-def test_the_author_is_one_that_the_serverless_repository_takes(source: dict[str, Any]) -> None:
+def test_the_author_is_valid_for_the_serverless_application_repository(source: dict[str, Any]) -> None:
     author = source["Metadata"]["AWS::ServerlessRepo::Application"]["Author"]
 
     assert re.fullmatch(r"[a-z0-9](([a-z0-9]|-(?!-))*[a-z0-9])?", author)
@@ -214,20 +220,20 @@ def test_the_version_is_the_same_everywhere(source: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("switch", "condition", "switched"),
+    ("parameter", "condition", "expected"),
     [
         ("CheckOnPush", "CheckOnPushEnabled", {"ImagePushed", "ImagePushedPermission"}),
         ("SweepOnDeploy", "SweepOnDeployEnabled", {"StackDeployed", "StackDeployedPermission"}),
         ("SweepSchedule", "HasSweepSchedule", {"Schedule", "ScheduleRole"}),
     ],
 )
-def test_what_is_switched_off_is_not_there(
-    source: dict[str, Any], resources: dict[str, Resource], switch: str, condition: str, switched: set[str]
+def test_a_disabled_feature_creates_no_resources(
+    source: dict[str, Any], resources: dict[str, Resource], parameter: str, condition: str, expected: set[str]
 ) -> None:
     conditional = {name for name, resource in resources.items() if resource.get("Condition") == condition}
 
-    assert conditional == switched
-    assert f'"Ref": "{switch}"' in json.dumps(source["Conditions"][condition])
+    assert conditional == expected
+    assert f'"Ref": "{parameter}"' in json.dumps(source["Conditions"][condition])
 
 
 @pytest.mark.parametrize("schedule", ["none", "rate(1 day)", "cron(0 3 * * ? *)", "at(2026-11-23T03:00:00)"])
@@ -238,7 +244,7 @@ def test_a_schedule_is_an_expression_or_none(source: dict[str, Any], schedule: s
     assert not re.fullmatch(pattern, f"every {schedule}")
 
 
-def test_the_schedule_sends_the_payload_that_people_send(
+def test_the_schedule_sends_the_saved_payload(
     resources: dict[str, Resource], saved_event: Callable[[str], dict[str, object]]
 ) -> None:
     (schedule,) = of_type(resources, "AWS::Scheduler::Schedule")
@@ -246,7 +252,7 @@ def test_the_schedule_sends_the_payload_that_people_send(
     assert json.loads(schedule["Target"]["Input"]) == saved_event("scheduled")
 
 
-def test_lambda_does_not_take_a_long_sweep_for_a_loop(resources: dict[str, Resource]) -> None:
+def test_recursive_loop_detection_does_not_stop_a_long_sweep(resources: dict[str, Resource]) -> None:
     (function,) = of_type(resources, "AWS::Lambda::Function")
 
     assert function["RecursiveLoop"] == "Allow"
@@ -264,7 +270,7 @@ def test_the_function_runs_the_handler_on_arm64_with_python_3_13(
     assert source["Parameters"]["Architecture"]["AllowedValues"] == ["arm64", "x86_64"]
 
 
-def test_the_function_logs_where_the_log_is_not_kept_for_ever(resources: dict[str, Resource]) -> None:
+def test_the_function_logs_to_a_log_group_with_a_retention_period(resources: dict[str, Resource]) -> None:
     (function,) = of_type(resources, "AWS::Lambda::Function")
     (group,) = of_type(resources, "AWS::Logs::LogGroup")
 
@@ -272,7 +278,7 @@ def test_the_function_logs_where_the_log_is_not_kept_for_ever(resources: dict[st
     assert group["RetentionInDays"] == {"Ref": "LogRetentionInDays"}
 
 
-def test_every_setting_of_the_function_is_a_parameter_whose_default_it_starts_with(
+def test_every_setting_is_a_parameter_with_the_default_of_the_function(
     source: dict[str, Any], resources: dict[str, Resource]
 ) -> None:
     (function,) = of_type(resources, "AWS::Lambda::Function")
@@ -298,7 +304,7 @@ def test_every_parameter_and_output_is_described(source: dict[str, Any], section
     assert all(entry["Description"] for entry in source[section].values())
 
 
-def test_nothing_in_the_template_is_tied_to_an_account_a_region_or_a_partition(
+def test_the_template_hard_codes_no_region_or_partition(
     resources: dict[str, Resource],
 ) -> None:
     text = json.dumps(resources)

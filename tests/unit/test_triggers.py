@@ -1,4 +1,4 @@
-"""Any event -> the repositories that it asks to check."""
+"""Events and payloads, parsed into the repositories to reconcile."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -10,9 +10,9 @@ from handler.triggers import FunctionIdentity, parse
 
 ACCOUNT = "012345678912"
 REGION = "us-east-1"
-OURSELVES = f"arn:aws:sts::{ACCOUNT}:assumed-role/ecr-allow-pull-Role/ecr-allow-pull-Function"
-FUNCTION = FunctionIdentity(ACCOUNT, REGION, OURSELVES)
-RIGHT_FORM = '{"repositories": ["team/app", "ml/*"], "dry_run": true}'
+CALLER_ARN = f"arn:aws:sts::{ACCOUNT}:assumed-role/ecr-allow-pull-Role/ecr-allow-pull-Function"
+FUNCTION = FunctionIdentity(ACCOUNT, REGION, CALLER_ARN)
+EXPECTED_FORM = '{"repositories": ["team/app", "ml/*"], "dry_run": true}'
 
 type Event = dict[str, object]
 type Detail = dict[str, object]
@@ -22,13 +22,13 @@ def parsed(event: object) -> Request:
     return parse(event, FUNCTION)
 
 
-def complaint(event: object) -> str:
+def error_message(event: object) -> str:
     with pytest.raises(InvalidEvent) as caught:
         parsed(event)
     return str(caught.value)
 
 
-def creation(detail: Detail, **envelope: object) -> Event:
+def creation_event(detail: Detail, **envelope: object) -> Event:
     return {
         "detail-type": "AWS API Call via CloudTrail",
         "source": "aws.ecr",
@@ -43,17 +43,17 @@ class TestCreationEvents:
         ("event", "repository"),
         [("created-by-api", "team/app"), ("created-by-service", "docker-hub/library/alpine")],
     )
-    def test_ask_for_the_new_repository(
+    def test_request_the_new_repository(
         self, saved_event: Callable[[str], Event], event: str, repository: str
     ) -> None:
-        made_at = datetime.fromisoformat("2026-01-15T10:00:01Z")
-        assert parsed(saved_event(event)) == Request((repository,), may_be_new=True, created_at=made_at)
+        created_at = datetime.fromisoformat("2026-01-15T10:00:01Z")
+        assert parsed(saved_event(event)) == Request((repository,), may_be_new=True, created_at=created_at)
 
     @pytest.mark.parametrize("time", [None, 7, "yesterday", "2026-01-15T10:00:01"])
-    def test_are_understood_without_their_time(self, time: object) -> None:
+    def test_are_accepted_without_a_valid_time(self, time: object) -> None:
         detail: Detail = {"requestParameters": {"repositoryName": "team/app"}}
 
-        assert parsed(creation(detail, time=time)) == Request(("team/app",), may_be_new=True)
+        assert parsed(creation_event(detail, time=time)) == Request(("team/app",), may_be_new=True)
 
     def test_are_ignored_if_the_call_failed(self, saved_event: Callable[[str], Event]) -> None:
         request = parsed(saved_event("creation-failed"))
@@ -62,10 +62,10 @@ class TestCreationEvents:
         assert "failed" in request.ignored
 
     @pytest.mark.parametrize("code", ["SomethingNew", "", None])
-    def test_are_ignored_whatever_the_error_code_is(self, code: object) -> None:
+    def test_are_ignored_with_any_error_code(self, code: object) -> None:
         detail: Detail = {"errorCode": code, "requestParameters": {"repositoryName": "team/app"}}
 
-        assert parsed(creation(detail)).repositories == ()
+        assert parsed(creation_event(detail)).repositories == ()
 
     @pytest.mark.parametrize(
         "detail",
@@ -85,17 +85,17 @@ class TestCreationEvents:
             },
         ],
     )
-    def test_are_understood_wherever_the_name_is(self, detail: Detail) -> None:
-        assert parsed(creation(detail)).repositories == ("team/app",)
+    def test_are_accepted_with_the_name_in_any_known_field(self, detail: Detail) -> None:
+        assert parsed(creation_event(detail)).repositories == ("team/app",)
 
-    def test_are_taken_by_the_surest_name_if_there_are_several(self) -> None:
+    def test_use_the_most_reliable_of_several_names(self) -> None:
         detail: Detail = {
             "requestParameters": {"repositoryName": "third"},
             "serviceEventDetails": {"repositoryName": "second"},
             "responseElements": {"repository": {"repositoryName": "first"}},
         }
 
-        assert parsed(creation(detail)).repositories == ("first",)
+        assert parsed(creation_event(detail)).repositories == ("first",)
 
     @pytest.mark.parametrize(
         "detail",
@@ -105,29 +105,29 @@ class TestCreationEvents:
             {"resources": [{"ARN": "arn:aws:s3:::bucket"}]},
         ],
     )
-    def test_are_refused_if_there_is_no_name_anywhere(self, detail: Detail) -> None:
-        assert "names no repository" in complaint(creation(detail))
+    def test_are_rejected_without_a_repository_name(self, detail: Detail) -> None:
+        assert "names no repository" in error_message(creation_event(detail))
 
     @pytest.mark.parametrize("name", ["Team/App", "a", "team//app", "-team", "team/", "x" * 257, "a b", "*"])
-    def test_are_refused_if_ecr_could_not_have_the_name(self, name: str) -> None:
-        message = complaint(creation({"requestParameters": {"repositoryName": name}}))
+    def test_are_rejected_with_an_invalid_repository_name(self, name: str) -> None:
+        message = error_message(creation_event({"requestParameters": {"repositoryName": name}}))
 
         assert repr(name) in message
 
     @pytest.mark.parametrize(
-        "elsewhere",
+        "origin",
         [{"account": "999999999999"}, {"region": "eu-west-1"}, {"account": None}, {"region": 1}],
     )
-    def test_are_refused_from_another_account_or_region(self, elsewhere: Event) -> None:
-        event = creation({"requestParameters": {"repositoryName": "team/app"}}, **elsewhere)
+    def test_are_rejected_from_another_account_or_region(self, origin: Event) -> None:
+        event = creation_event({"requestParameters": {"repositoryName": "team/app"}}, **origin)
 
-        message = complaint(event)
+        message = error_message(event)
 
         assert f"account {ACCOUNT}, region {REGION}" in message
-        assert all(str(value) in message for value in elsewhere.values())
+        assert all(str(value) in message for value in origin.values())
 
     @pytest.mark.parametrize(
-        "look_alike",
+        "similar_event",
         [
             {"source": "aws.codecommit"},
             {"source": "aws.ecr-public"},
@@ -137,46 +137,46 @@ class TestCreationEvents:
             {"detail": {}},
         ],
     )
-    def test_are_told_from_their_look_alikes(self, look_alike: Event) -> None:
-        event = creation({"requestParameters": {"repositoryName": "team/app"}}) | look_alike
+    def test_are_distinguished_from_similar_events(self, similar_event: Event) -> None:
+        event = creation_event({"requestParameters": {"repositoryName": "team/app"}}) | similar_event
 
         assert parsed(event) == Request(ignored="not an event that this function acts on")
 
-    def test_need_a_detail(self) -> None:
-        assert '"detail"' in complaint(creation({}) | {"detail": "text"})
+    def test_are_rejected_without_a_detail_object(self) -> None:
+        assert '"detail"' in error_message(creation_event({}) | {"detail": "text"})
 
 
-class TestPolicyChanges:
+class TestPolicyChangeEvents:
     @pytest.mark.parametrize("event", ["policy-set", "policy-deleted"])
-    def test_ask_for_the_repository(self, saved_event: Callable[[str], Event], event: str) -> None:
+    def test_request_the_repository(self, saved_event: Callable[[str], Event], event: str) -> None:
         assert parsed(saved_event(event)) == Request(("team/app",), after_policy_change=True)
 
-    def test_are_understood_by_their_resource_alone(self) -> None:
+    def test_are_accepted_with_the_name_only_in_the_resource_arn(self) -> None:
         arn = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"
-        event = policy_change({"requestParameters": None, "resources": [{"ARN": arn}]})
+        event = policy_change_event({"requestParameters": None, "resources": [{"ARN": arn}]})
 
         assert parsed(event).repositories == ("team/app",)
 
-    @pytest.mark.parametrize("identity", [{}, {"arn": f"{OURSELVES}2"}, {"invokedBy": "x"}, None, "text"])
-    def test_of_anybody_else_are_acted_on(self, identity: object) -> None:
-        assert parsed(policy_change({"userIdentity": identity})).repositories == ("team/app",)
+    @pytest.mark.parametrize("identity", [{}, {"arn": f"{CALLER_ARN}2"}, {"invokedBy": "x"}, None, "text"])
+    def test_by_other_principals_are_processed(self, identity: object) -> None:
+        assert parsed(policy_change_event({"userIdentity": identity})).repositories == ("team/app",)
 
-    def test_of_our_own_are_not(self) -> None:
-        request = parsed(policy_change({"userIdentity": {"arn": OURSELVES}}))
+    def test_by_the_function_itself_are_ignored(self) -> None:
+        request = parsed(policy_change_event({"userIdentity": {"arn": CALLER_ARN}}))
 
         assert request == Request(ignored="the function's own write")
 
-    def test_that_failed_are_ignored(self) -> None:
-        assert "failed" in parsed(policy_change({"errorCode": "InvalidParameterException"})).ignored
+    def test_are_ignored_if_the_call_failed(self) -> None:
+        assert "failed" in parsed(policy_change_event({"errorCode": "InvalidParameterException"})).ignored
 
 
-def policy_change(detail: Detail) -> Event:
-    return creation(
+def policy_change_event(detail: Detail) -> Event:
+    return creation_event(
         {"eventName": "SetRepositoryPolicy", "requestParameters": {"repositoryName": "team/app"}} | detail
     )
 
 
-class TestArrivals:
+class TestImageEvents:
     @pytest.mark.parametrize(
         ("event", "repository"),
         [
@@ -185,12 +185,14 @@ class TestArrivals:
             ("image-replicated", "team/app"),
         ],
     )
-    def test_ask_for_the_repository(
+    def test_request_the_repository(
         self, saved_event: Callable[[str], Event], event: str, repository: str
     ) -> None:
         assert parsed(saved_event(event)) == Request((repository,), may_be_new=True)
 
-    def test_are_understood_also_by_their_resource(self, saved_event: Callable[[str], Event]) -> None:
+    def test_are_accepted_with_the_name_only_in_the_resource_arn(
+        self, saved_event: Callable[[str], Event]
+    ) -> None:
         event = saved_event("image-cached")
         detail = event["detail"]
         assert isinstance(detail, dict)
@@ -207,7 +209,7 @@ class TestArrivals:
             ("image-replicated", {"result": "FAILED"}),
         ],
     )
-    def test_are_ignored_if_nothing_arrived(
+    def test_are_ignored_if_no_image_was_pushed(
         self, saved_event: Callable[[str], Event], event: str, change: Detail
     ) -> None:
         saved = saved_event(event)
@@ -216,16 +218,16 @@ class TestArrivals:
 
         assert parsed(saved | {"detail": detail | change}) == Request(ignored="no image was pushed")
 
-    def test_are_refused_from_another_region(self, saved_event: Callable[[str], Event]) -> None:
-        assert "eu-west-1" in complaint(saved_event("image-pushed") | {"region": "eu-west-1"})
+    def test_are_rejected_from_another_region(self, saved_event: Callable[[str], Event]) -> None:
+        assert "eu-west-1" in error_message(saved_event("image-pushed") | {"region": "eu-west-1"})
 
 
-class TestDeployments:
-    def test_ask_for_all_in_scope(self, saved_event: Callable[[str], Event]) -> None:
+class TestDeploymentEvents:
+    def test_request_every_repository_in_scope(self, saved_event: Callable[[str], Event]) -> None:
         assert parsed(saved_event("deployed")) == Request(("*",))
 
     @pytest.mark.parametrize("status", [{"status": "UPDATE_IN_PROGRESS"}, {}, None])
-    def test_are_ignored_until_they_are_complete(
+    def test_are_ignored_until_the_deployment_is_complete(
         self, saved_event: Callable[[str], Event], status: object
     ) -> None:
         event = saved_event("deployed") | {"detail": {"status-details": status}}
@@ -233,7 +235,7 @@ class TestDeployments:
         assert parsed(event).repositories == ()
 
 
-class TestHandOvers:
+class TestContinuations:
     @pytest.mark.parametrize(
         "request_",
         [
@@ -242,15 +244,15 @@ class TestHandOvers:
             Request(("team/app",)),
         ],
     )
-    def test_are_payloads_that_are_understood(self, request_: Request) -> None:
+    def test_are_parsed_back_from_their_payload(self, request_: Request) -> None:
         assert parsed(request_.payload()) == request_
 
     @pytest.mark.parametrize(
         "checkpoint",
         [7, [], {}, {"token": "x"}, {"token": 7, "unmatched": [], "failed": 0}],
     )
-    def test_are_refused_if_somebody_else_wrote_them(self, checkpoint: object) -> None:
-        assert RIGHT_FORM in complaint({"repositories": ["*"], "checkpoint": checkpoint})
+    def test_with_an_invalid_checkpoint_are_rejected(self, checkpoint: object) -> None:
+        assert EXPECTED_FORM in error_message({"repositories": ["*"], "checkpoint": checkpoint})
 
 
 class TestPayloads:
@@ -262,12 +264,12 @@ class TestPayloads:
             ("dry-run", Request(("team/app", "ml/*"), dry_run=True)),
         ],
     )
-    def test_name_repositories_and_globs(
+    def test_request_names_and_globs(
         self, saved_event: Callable[[str], Event], event: str, request_: Request
     ) -> None:
         assert parsed(saved_event(event)) == request_
 
-    def test_name_a_repository_once_however_often_they_do(self) -> None:
+    def test_that_repeat_a_name_request_the_repository_once(self) -> None:
         assert parsed({"repositories": ["b1", "a1", "b1"]}).repositories == ("b1", "a1")
 
     @pytest.mark.parametrize(
@@ -293,12 +295,12 @@ class TestPayloads:
             {"repositories": ["team/app"], "worker_role_arns": ["arn:aws:iam::666666666666:role/thief"]},
         ],
     )
-    def test_of_another_form_are_refused_and_the_right_form_is_shown(self, payload: object) -> None:
-        assert RIGHT_FORM in complaint(payload)
+    def test_of_another_form_are_rejected_with_the_expected_form(self, payload: object) -> None:
+        assert EXPECTED_FORM in error_message(payload)
 
-    def test_with_a_misspelt_field_are_told_which(self) -> None:
-        assert "unknown fields: dryrun" in complaint({"repositories": ["team/app"], "dryrun": True})
+    def test_with_an_unknown_field_are_rejected_and_the_field_is_named(self) -> None:
+        assert "unknown fields: dryrun" in error_message({"repositories": ["team/app"], "dryrun": True})
 
     @pytest.mark.parametrize("name", ["Team/App", "team app", "", "!team/*", "Team/*", "team/app,ml/*"])
-    def test_with_an_impossible_name_are_told_which(self, name: str) -> None:
-        assert repr(name) in complaint({"repositories": ["team/app", name]})
+    def test_with_an_invalid_name_are_rejected_and_the_name_is_shown(self, name: str) -> None:
+        assert repr(name) in error_message({"repositories": ["team/app", name]})
