@@ -20,12 +20,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from time import monotonic, sleep  # bound here, so a test that patches `time` doesn't affect the fake
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
     from mypy_boto3_ecr import ECRClient
 
 ACCOUNT = "111122223333"
@@ -70,6 +72,14 @@ _ERROR_RESPONSES = {
 }
 
 
+class _Body(BytesIO):
+    """The body of a response, as botocore reads it."""
+
+    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+        """Yield the whole body."""
+        yield self.read()
+
+
 class EcrError(Exception):
     """An error response of ECR."""
 
@@ -111,6 +121,7 @@ class FakeEcr:
         denied_operations: the operations that the caller has no permission for.
         buckets: the rate limit of each operation; operations may share one.
         read_lag: the maximum number of seconds by which a read may lag behind a write.
+        stale_reads: how many reads after a write still return the policy before the write.
         valid_tokens: how many page tokens stay valid; None for all.
         policies: the stored policy of each repository, or None for a repository without a policy.
         roles: the existing roles and users with their unique ids.
@@ -128,6 +139,7 @@ class FakeEcr:
     denied_operations: set[str] = field(default_factory=set)
     buckets: dict[str, TokenBucket] = field(default_factory=dict)
     read_lag: float = 0.0
+    stale_reads: int = 0
     valid_tokens: int | None = None
     policies: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
@@ -145,6 +157,7 @@ class FakeEcr:
     _not_found_calls: Counter[str] = field(default_factory=Counter)
     _still_shown: dict[str, str] = field(default_factory=dict)
     _replaced: dict[str, tuple[float, Any]] = field(default_factory=dict)
+    _stale: Counter[str] = field(default_factory=Counter)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closed: threading.Event = field(default_factory=threading.Event)
 
@@ -230,20 +243,40 @@ class FakeEcr:
     # Client and server.
 
     def client(self, **config: Any) -> ECRClient:  # noqa: ANN401 - any option of botocore's Config
-        """Return an SDK client of this registry. By default the client never retries."""
+        """Return an SDK client of this registry, over the network while it is serving, else in process.
+
+        By default, the client never retries.
+        """
         # Imported here, because the benchmark's process must stay small and needs no client.
         import boto3  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
         options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32} | config
-        return boto3.client(
+        client = boto3.client(
             "ecr",
             region_name=REGION,
-            endpoint_url=self.url,
+            endpoint_url=self.url or "http://fake-ecr.invalid",
             aws_access_key_id="x",
             aws_secret_access_key="x",  # noqa: S106 - a dummy, the fake checks no signature
             config=Config(**options),
         )
+        if not self.url:
+            client.meta.events.register("before-send.ecr", self._respond)  # type: ignore[arg-type]
+        return client
+
+    def _respond(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        """Answer a request of the SDK without a network."""
+        from botocore.awsrequest import AWSResponse  # noqa: PLC0415
+        from botocore.compat import HTTPHeaders  # noqa: PLC0415
+        from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
+
+        target: str | bytes = request.headers["X-Amz-Target"]
+        assert isinstance(request.body, bytes)  # noqa: S101 - the SDK sends JSON
+        response = self.handle_request(target.decode() if isinstance(target, bytes) else target, request.body)
+        if response is None:
+            raise ConnectionClosedError(endpoint_url=request.url)
+        status, content = response
+        return AWSResponse(request.url, status, HTTPHeaders(), _Body(content))
 
     @contextmanager
     def serving(self) -> Iterator[FakeEcr]:
@@ -288,7 +321,7 @@ class FakeEcr:
                     outcome = error.code
                 self._run_hook("after", operation)
             self.call_log.append((operation, name, fault.name if isinstance(fault, Fault) else outcome))
-        if fault in _TIMEOUTS:
+        if fault in _TIMEOUTS and self.url:
             self._closed.wait(60)
         if fault in _TIMEOUTS | _RESETS:
             return None
@@ -327,6 +360,7 @@ class FakeEcr:
             before = self.policies[name]
             self._store(name, request["policyText"])
             self._replaced[name] = monotonic(), before
+            self._stale[name] = self.stale_reads
         stored = self._readable(name) if operation == READ else self.policies[name]
         if stored is None:
             raise EcrError(
@@ -372,6 +406,9 @@ class FakeEcr:
 
     def _readable(self, name: str) -> Any:  # noqa: ANN401 - JSON
         written_at, before = self._replaced.get(name, (0.0, None))
+        if self._stale[name] > 0:
+            self._stale[name] -= 1
+            return before
         lag = self.rng.uniform(self.read_lag / 20, self.read_lag)
         return before if self.read_lag and monotonic() - written_at < lag else self.policies[name]
 

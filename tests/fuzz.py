@@ -1,4 +1,4 @@
-"""Both doors under a fuzzer that follows the code's branches: `make fuzz`. What it finds becomes a test."""
+"""Coverage-guided fuzzing of the event and policy parsers: `make fuzz`. Keep each finding as a test."""
 
 import json
 import sys
@@ -6,9 +6,13 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
-    from handler.policy import InvalidPolicy, PolicyTooLong, foreign, granted, parse
-    from handler.reconciler import Check, Roles
+    from handler.policy import foreign, granted
+    from handler.policy_document import parse
+    from handler.policy_writer import Context
+    from handler.reconciler import reconcile
     from handler.request import InvalidEvent
+    from handler.result import Outcome
+    from handler.retry import Deadline
     from handler.settings import Settings
     from handler.triggers import FunctionIdentity
     from handler.triggers import parse as parse_event
@@ -18,20 +22,20 @@ SETTINGS = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 
 
-class OnePolicy:
-    """A registry with one repository, whose policy is whatever the fuzzer made."""
+class OneRepositoryRegistry:
+    """A registry with one repository, whose policy comes from the fuzzer."""
 
     def __init__(self, text: str) -> None:
-        """Begin with this policy."""
+        """Start with this policy."""
         self.text = text
         self.writes = 0
 
     def get_policy(self, _: str) -> str:
-        """Give the policy."""
+        """Return the policy."""
         return self.text
 
     def set_policy(self, _: str, text: str) -> None:
-        """Take a policy, if it is what should have been written."""
+        """Store the policy, and assert that only the grant changed."""
         before, after = parse(self.text), parse(text)
         text.encode()
         assert [one for _, one in foreign(before)] == [one for _, one in foreign(after)]
@@ -40,19 +44,18 @@ class OnePolicy:
         self.writes += 1
 
 
-def check_a_policy(text: str) -> None:
-    """A policy that cannot be understood is refused, and any other gets the grant once."""
-    registry = OnePolicy(text)
-    try:
-        for _ in range(2):
-            Check("app", SETTINGS, registry, Roles(), dry_run=False).attempt()  # type: ignore[arg-type]
-    except (InvalidPolicy, PolicyTooLong):
+def reconcile_policy(text: str) -> None:
+    """An invalid policy is never written, and a valid policy gets the grant in one write."""
+    registry = OneRepositoryRegistry(text)
+    context = Context(SETTINGS, registry, Deadline(lambda: 900.0, reserve=0))  # type: ignore[arg-type]
+    outcomes = [reconcile("app", context).outcome for _ in range(2)]
+    if Outcome.FAILED in outcomes:
         assert not registry.writes
     assert registry.writes <= 1
 
 
-def read_an_event(text: str) -> None:
-    """An event is understood or refused."""
+def parse_json_event(text: str) -> None:
+    """An event is parsed or rejected."""
     try:
         event = json.loads(text)
     except (ValueError, RecursionError):
@@ -64,10 +67,10 @@ def read_an_event(text: str) -> None:
 
 
 def fuzz(data: bytes) -> None:
-    """Send the same text through both doors."""
+    """Use the same text as a policy and as an event."""
     text = data.decode(errors="surrogateescape")
-    check_a_policy(text)
-    read_an_event(text)
+    reconcile_policy(text)
+    parse_json_event(text)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ MAX_CONCURRENCY = 24
 
 # The largest page of DescribeRepositories, from the ECR API reference.
 _PAGE_SIZE = 1000
-_CONFIG = Config(
+CLIENT_CONFIG = Config(
     connect_timeout=3,  # seconds
     read_timeout=10,  # seconds
     max_pool_connections=MAX_CONCURRENCY,
@@ -79,7 +79,7 @@ class Registry:
     @classmethod
     def connect(cls) -> Self:
         """Create the client. That takes far longer than a call: do it once per process."""
-        return cls(boto3.client("ecr", config=_CONFIG))
+        return cls(boto3.client("ecr", config=CLIENT_CONFIG))
 
     def list_repositories(self, token: str | None = None) -> tuple[list[str], str | None]:
         """List one page of repository names.

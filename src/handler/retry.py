@@ -47,6 +47,8 @@ def retry_with_backoff[T](
         DeadlineExceeded: the deadline passed after a retryable error.
         Exception: the operation's error, if it is not retryable or there were too many.
     """
+    if deadline.passed():
+        raise DeadlineExceeded("there was no time for an attempt")
     failures = 0
     delays = backoff_delays()
     while True:

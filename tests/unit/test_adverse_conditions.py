@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, EcrError, FakeEcr, Fault, normalized
-from handler.rate_limiter import RateLimiter
 from handler.registry import MAX_CONCURRENCY, Registry
-from handler.report import RepositoriesFailed, Report
+from handler.report import Report, RepositoriesFailed
 from handler.role_knowledge import RoleKnowledge
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.unit.virtual_time import limiter_without_waits
 
 ROLES = [f"arn:aws:iam::222222222222:role/unionai-{n:02}-flyteworker-node-group" for n in range(50)]
 A, B, *_ = ROLES
@@ -75,7 +75,7 @@ class Function:
     def invoke(self) -> tuple[Report, dict[str, object] | None]:
         """Run one invocation; return its report and the payload of the continuation."""
         settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(self.roles)} | self.settings)
-        registry = Registry(self.ecr.client(read_timeout=2), RateLimiter(sleep=lambda _: None))
+        registry = Registry(self.ecr.client(read_timeout=2), limiter_without_waits())
         started = self.elapsed()
         request = parse(json.loads(json.dumps(self.payload)), IDENTITY)
         sweep = Sweep(request, settings, registry, lambda: self.limit - (self.elapsed() - started))
@@ -83,7 +83,7 @@ class Function:
         for result in sweep.run():
             report.add(result)
         report.continued, report.unmatched = sweep.remaining is not None, sweep.unmatched
-        return report, sweep.remaining and sweep.remaining.payload()
+        return report, sweep.remaining.payload() if sweep.remaining else None
 
     def elapsed(self) -> float:
         return self.ecr.calls.total() * self.seconds_per_call + self._delayed
@@ -238,7 +238,7 @@ class TestAForeignRoleThatWasDeletedAMomentAgo:
         ecr.create_repository(*names(300))
         ecr.delete_role(VENDOR, still_shown=True)
 
-        with pytest.raises(RepositoriesFailed, match="^30 of 330 .*Find the principal"):
+        with pytest.raises(RepositoriesFailed, match=r"^30 of 330 .*Find the principal"):
             function.run(*names(30, "poisoned"), *names(300))
 
         assert all(ecr.policies[name] for name in names(300))
@@ -250,7 +250,7 @@ class TestAForeignRoleThatWasDeletedAMomentAgo:
         ecr.create_repository(*names(300))
         ecr.delete_role(VENDOR, still_shown=True)
 
-        with pytest.raises(RepositoriesFailed, match="^30 of 330 "):
+        with pytest.raises(RepositoriesFailed, match=r"^30 of 330 "):
             function.run(*names(30, "poisoned"), *names(300))
 
         assert all(ecr.policies[name] for name in names(300))

@@ -22,6 +22,8 @@ from moto import mock_aws
 
 from handler import reconciler
 from handler.policy import attach
+from handler.request import InvalidEvent
+from handler.settings import InvalidSetting
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -232,17 +234,17 @@ class TestAnIgnoredOrInvalidEvent:
         function = start()
         function.create("team/app")
 
-        answer = function.invoke(saved_event("created-by-api"), account="999999999999")
+        with pytest.raises(InvalidEvent, match=f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and"):
+            function.invoke(saved_event("created-by-api"), account="999999999999")
 
-        assert f"account {SAM_LOCAL_ACCOUNT}, region us-east-1, and" in answer["error"]
         assert not function.calls
 
     def test_from_another_region_is_rejected(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(region="eu-west-1")
 
-        answer = function.invoke(saved_event("created-by-api"))
+        with pytest.raises(InvalidEvent, match=r"us-east-1, and .* region eu-west-1"):
+            function.invoke(saved_event("created-by-api"))
 
-        assert re.search(r"us-east-1, and .* region eu-west-1", answer["error"])
         assert not function.calls
 
     @pytest.mark.parametrize("event", [{}, [], None, {"repositories": ["team/app"], "dryrun": True}])
@@ -250,10 +252,42 @@ class TestAnIgnoredOrInvalidEvent:
         function = start()
         function.create("team/app")
 
-        answer = function.invoke(event)
+        with pytest.raises(InvalidEvent, match=r'payload must look like \{"repositories":'):
+            function.invoke(event)
 
-        assert 'payload must look like {"repositories":' in answer["error"]
         assert not function.calls
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {"repositories": ["*"], "x" * 100_000: True},
+            {"repositories": ["*"], **{f"field-{number}": 1 for number in range(10_000)}},
+            {"repositories": ["X" * 100_000]},
+            {"detail-type": "ECR Image Action", "source": "aws.ecr", "account": "1" * 100_000, "detail": {}},
+        ],
+    )
+    def test_causes_a_short_error(self, start: Start, event: object) -> None:
+        with pytest.raises(InvalidEvent) as caught:
+            start().invoke(event)
+
+        assert len(str(caught.value)) < 1_000
+
+    def test_is_logged_once_without_the_identity_of_the_caller(
+        self,
+        start: Start,
+        saved_event: SavedEvent,
+        logged: Callable[[], list[dict[str, Any]]],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        function = start()
+
+        for change in ({}, {"detail": None}, {"region": saved_event("created-by-api")["detail"]}):
+            with pytest.raises(InvalidEvent) as caught:
+                function.invoke(saved_event("created-by-api") | change, account="999999999999")
+            assert "assumed-role" not in str(caught.value)
+
+        assert [(line["level"], line["message"]) for line in logged()] == [("ERROR", "invalid input")] * 3
+        assert "assumed-role" not in str(logged()) + capsys.readouterr().out
 
 
 class TestAManualRun:
@@ -429,15 +463,19 @@ class TestAFailure:
 
         assert function.calls == {"GetRepositoryPolicy": 12}
 
-    def test_caused_by_an_invalid_setting_prevents_every_call_and_is_returned(
+    def test_caused_by_an_invalid_setting_prevents_every_call_and_fails_each_invocation(
         self, start: Start, saved_event: SavedEvent
     ) -> None:
         function = start(WORKER_ROLE_ARNS="*")
+        frames: list[int] = []
 
-        answer = function.invoke(saved_event("created-by-api"))
+        for _ in range(2):
+            with pytest.raises(InvalidSetting, match=r"^WORKER_ROLE_ARNS is '\*': ") as caught:
+                function.invoke(saved_event("created-by-api"))
+            frames.append(len(caught.traceback))
 
-        assert answer["error"].startswith("WORKER_ROLE_ARNS is '*': ")
         assert not function.calls
+        assert len(set(frames)) == 1, "the stack trace of a repeated error must not grow"
 
 
 class TestTheLog:
@@ -556,8 +594,29 @@ class TestMetrics:
         function.invoke({"repositories": ["on-a-condition"]})
         assert emitted_metrics(capsys.readouterr().out) == {"Attached": 1, "PullsDeniedConditionally": 1}
 
-        function.invoke({})
+        with pytest.raises(InvalidEvent):
+            function.invoke({})
         assert emitted_metrics(capsys.readouterr().out) == {"InvalidInput": 1}
+
+    def test_do_not_count_a_denial_that_refuses_no_pull(
+        self, start: Start, capsys: pytest.CaptureFixture[str], logged: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        function = start()
+        deny: dict[str, object] = {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "ecr:BatchCheckLayerAvailability",
+        }
+        function.create("team/app", policy=document(deny, allow_pull(ROLE)))
+
+        report = function.invoke({"repositories": ["team/app"]})
+
+        assert emitted_metrics(capsys.readouterr().out) == {"Unchanged": 1}
+        assert report["denied"] == 1
+        assert report["repositories"][0]["denied_by"] == [
+            {"statement": "number 1", "roles": [ROLE], "actions": ["ecr:BatchCheckLayerAvailability"]}
+        ]
+        assert [line["message"] for line in logged()] == ["action denied", "report"]
 
     def test_are_not_emitted_for_an_ignored_event(
         self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]

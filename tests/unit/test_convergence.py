@@ -1,4 +1,4 @@
-"""Convergence: after any sequence of events, a sweep leaves the foreign_policy foreign policy plus the grant."""
+"""Convergence: after any sequence of events, a sweep leaves the last foreign policy plus the grant."""
 
 import json
 from contextlib import ExitStack, suppress
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, EcrError, FakeEcr, Fault, normalized
-from handler.rate_limiter import RateLimiter
 from handler.registry import Registry, RegistryError
 from handler.report import Report, RepositoriesFailed
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.unit.virtual_time import limiter_without_waits
 
 WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "ab"]
 OTHER_PRINCIPALS = [f"arn:aws:iam::444444444444:role/{name}" for name in ("ci", "vendor")]
@@ -68,7 +68,7 @@ class ConvergenceMachine(RuleBasedStateMachine):
         self.exit_stack = ExitStack()
         self.ecr = self.exit_stack.enter_context(FakeEcr().serving())
         self.ecr.create_role(*WORKERS, *OTHER_PRINCIPALS)
-        self.registry = Registry(self.ecr.client(), RateLimiter(sleep=lambda _: None))
+        self.registry = Registry(self.ecr.client(), limiter_without_waits())
         self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(WORKERS)})
         self.last_foreign_policies: dict[str, Json | None] = {}
         self.events: list[Json] = []
@@ -203,8 +203,8 @@ class ConvergenceMachine(RuleBasedStateMachine):
             assert sweep.remaining is None
             report.raise_for_failures()
         assert not (ours and self.ecr.call_log[written:])
-        for operation, name, result_of_call in self.ecr.call_log[written:]:
-            if operation == WRITE and result_of_call == "served":
+        for operation, name, status in self.ecr.call_log[written:]:
+            if operation == WRITE and status == "served":
                 self.publish_event("SetRepositoryPolicy", name, by=OURSELVES)
 
     def backoff(self) -> None:

@@ -102,6 +102,25 @@ def test_not_action_denies_all_other_actions(not_action: object, roles: tuple[st
     assert denied(statement) == roles
 
 
+@pytest.mark.parametrize(
+    ("action", "actions", "refuses_pull"),
+    [
+        ("ecr:BatchGetImage", ("ecr:BatchGetImage",), True),
+        ("ecr:GetDownloadUrlForLayer", ("ecr:GetDownloadUrlForLayer",), True),
+        ("ecr:BatchCheckLayerAvailability", ("ecr:BatchCheckLayerAvailability",), False),
+        ("ecr:BatchC*", ("ecr:BatchCheckLayerAvailability",), False),
+        ("ecr:Batch*", ("ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"), True),
+        ("*", PULL_ACTIONS, True),
+    ],
+)
+def test_a_denial_lists_the_denied_actions_and_whether_they_refuse_a_pull(
+    action: str, actions: tuple[str, ...], *, refuses_pull: bool
+) -> None:
+    (denial,) = denials({"Statement": [deny(Action=action)]}, [ROLE])
+
+    assert (denial.actions, denial.refuses_pull) == (actions, refuses_pull)
+
+
 def test_an_allow_statement_denies_no_role() -> None:
     assert denied(deny(Effect="Allow")) == ()
 
@@ -117,12 +136,17 @@ def test_a_denial_names_the_statement_by_sid_or_number_and_reports_a_condition()
 
 
 @given(policies)
-def test_a_role_is_reported_as_denied_exactly_if_the_evaluator_denies_it(policy: Policy | None) -> None:
+def test_an_action_is_reported_as_denied_exactly_if_the_evaluator_denies_it(policy: Policy | None) -> None:
     roles = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]
-    reported = {role for denial in denials(policy, roles) for role in denial.roles}
+    reported = {
+        (role, action)
+        for denial in denials(policy, roles)
+        for role in denial.roles
+        for action in denial.actions
+    }
 
     assert reported == {
-        role
+        (role, action)
         for role in roles
         for action in PULL_ACTIONS
         if decide(policy, role, action, lambda _: True) is Decision.DENIED

@@ -88,7 +88,9 @@ def mutated(draw: st.DrawFn, valid: Any) -> Any:  # noqa: ANN401 - any JSON
 
 
 @given(
-    st.one_of(any_json, mutated(EVENT), mutated({"repositories": ["app"], "dry_run": False, "checkpoint": None}))
+    st.one_of(
+        any_json, mutated(EVENT), mutated({"repositories": ["app"], "dry_run": False, "checkpoint": None})
+    )
 )
 @example(EVENT | {"detail-type": []})
 @example(

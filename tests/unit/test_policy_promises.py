@@ -19,7 +19,13 @@ OTHER_PRINCIPALS = [
     "arn:aws:iam::222222222220:role/another-role-of-a-workers-account",
     "arn:aws:iam::444444444444:user/operator",
 ]
-NAMED = [*WORKERS, *OTHER_PRINCIPALS, "444444444444", "arn:aws:iam::222222222221:root", "AROAEXAMPLEEXAMPLEEXA"]
+NAMED = [
+    *WORKERS,
+    *OTHER_PRINCIPALS,
+    "444444444444",
+    "arn:aws:iam::222222222221:root",
+    "AROAEXAMPLEEXAMPLEEXA",
+]
 OTHER_ACTIONS = ["ecr:PutImage", "ecr:DescribeImages", "ecr:SetRepositoryPolicy", "ecr:BatchGetImageFoo"]
 CONDITIONS: list[Mapping[str, object]] = [
     {"StringEquals": {"aws:PrincipalOrgID": "o-exampleorgid"}},
@@ -107,7 +113,9 @@ def test_permissions_of_other_principals_and_actions_do_not_change(
 
     for principal in WORKERS + OTHER_PRINCIPALS:
         for action in [*PULL_ACTIONS, *OTHER_ACTIONS]:
-            before, after = (decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached))
+            before, after = (
+                decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached)
+            )
             if principal in roles and action in PULL_ACTIONS:
                 assert (after is Decision.DENIED) == (before is Decision.DENIED)
             else:
@@ -115,9 +123,7 @@ def test_permissions_of_other_principals_and_actions_do_not_change(
 
 
 @given(policy=policies, roles=roles, remove=st.booleans())
-def test_attach_is_idempotent(
-    policy: Policy | None, roles: list[str], *, remove: bool
-) -> None:
+def test_attach_is_idempotent(policy: Policy | None, roles: list[str], *, remove: bool) -> None:
     attached = attach(policy, roles, remove_unlisted=remove)
 
     assert attach(attached, roles, remove_unlisted=remove) is attached
@@ -135,7 +141,9 @@ def test_attach_is_idempotent_in_any_form_and_order_that_ecr_returns(
 
 
 @given(policy=policies, roles=roles)
-def test_foreign_statements_are_kept_when_unlisted_roles_are_removed(policy: Policy | None, roles: list[str]) -> None:
+def test_foreign_statements_are_kept_when_unlisted_roles_are_removed(
+    policy: Policy | None, roles: list[str]
+) -> None:
     attached = attach(policy, roles, remove_unlisted=True)
 
     assert [s for s in listed(attached) if not granted({"Statement": [s]})] == [
@@ -179,7 +187,9 @@ def test_our_statement_holds_exactly_the_listed_roles_on_request(
         for action in [*PULL_ACTIONS, *OTHER_ACTIONS]:
             if action in PULL_ACTIONS and (principal in roles or is_removed):
                 continue
-            before, after = (decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached))
+            before, after = (
+                decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached)
+            )
             assert after is before
 
 

@@ -143,9 +143,7 @@ def test_boto3_is_not_packaged_because_the_runtime_includes_it() -> None:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_every_saved_event_can_be_parsed(
-    saved_event: Callable[[str], dict[str, object]], name: str
-) -> None:
+def test_every_saved_event_can_be_parsed(saved_event: Callable[[str], dict[str, object]], name: str) -> None:
     request = parse(saved_event(name), FunctionIdentity("012345678912", "us-east-1", caller_arn="unused"))
 
     assert isinstance(request, Request)

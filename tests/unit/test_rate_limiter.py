@@ -1,168 +1,251 @@
-"""The rate limiter, against a token bucket like the one of AWS, on a simulated clock."""
+"""The rate limiter against token buckets such as AWS throttles with, in virtual time."""
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
-from handler.rate_limiter import RateLimiter
+from handler.rate_limiter import Permit, RateLimiter
+from handler.registry import MAX_CONCURRENCY
+from handler.retry import backoff_delays
+from tests.unit.virtual_time import VirtualLock, VirtualTime
+
+LATENCY = 0.03  # seconds of a call
+JITTER = 0.001
 
 
-class TokenBucketEcr:
-    """An ECR that serves `rate` calls per second, and a burst of the same size."""
+class TokenBucket:
+    """A rate limit: `rate` calls a second, with bursts of up to `burst` calls."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, time: VirtualTime, rate: float, burst: float) -> None:
+        self.time, self.rate, self.burst = time, rate, burst
+        self.tokens, self.filled_at = burst, time.now
+
+    def take(self) -> bool:
+        self.tokens = min(self.burst, self.tokens + (self.time.now - self.filled_at) * self.rate)
+        self.filled_at = self.time.now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+    def set_rate(self, rate: float) -> None:
+        self.take()
         self.rate = rate
-        self.tokens = rate
-        self.now = 0.0
-        self.served = 0
-        self.throttled = 0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.tokens = min(self.rate, self.tokens + seconds * self.rate)
-
-    def call(self, limiter: RateLimiter, latency: float = 0.001) -> None:
-        limiter.acquire()
-        self.sleep(latency)
-        if self.tokens >= 1:
-            self.tokens -= 1
-            self.served += 1
-            limiter.on_success()
-        else:
-            self.throttled += 1
-            limiter.on_throttle()
 
 
-@pytest.mark.parametrize(("rate", "share"), [(5, 0.1), (20, 0.05), (100, 0.02), (500, 0.02)])
-def test_the_call_rate_approaches_the_served_rate_with_few_throttles(rate: float, share: float) -> None:
-    ecr = TokenBucketEcr(rate)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
-    while ecr.now < 20:  # until the limiter has adapted to the rate
-        ecr.call(limiter)
-    ecr.served = ecr.throttled = 0
+@dataclass
+class Sweeps:
+    """One sweep or several, each with its own limiter and threads, on the same rate limits."""
 
-    while ecr.now < 120:
-        ecr.call(limiter)
+    time: VirtualTime
+    reads: TokenBucket
+    writes: TokenBucket
+    calls: int = 0
+    throttled: int = 0
+    done: int = 0
+    longest_wait: float = 0.0  # of a write after its read, in slots
+    rng: random.Random = field(default_factory=lambda: random.Random(5))
 
-    assert ecr.served / 100 > rate * 0.9
-    assert ecr.throttled / (ecr.served + ecr.throttled) < share
+    def run(self, repositories: int, *, write: bool, invocations: int = 1) -> float:
+        """Reconcile so many repositories; return the seconds that it takes."""
+        threads = [
+            thread
+            for _ in range(invocations)
+            for thread in self.threads(repositories // invocations, write=write)
+        ]
+        self.time.run([*threads, *self.scheduled()], until=3600)
+        return self.time.now
+
+    def threads(self, repositories: int, *, write: bool) -> Iterator[Callable[[], None]]:
+        limiter = limiter_in(self.time)
+        waiting = iter(range(repositories))
+
+        def thread() -> None:
+            for _ in waiting:
+                delays = backoff_delays()
+                while not self.attempt(limiter, write=write):
+                    self.time.sleep(next(delays))
+                self.done += 1
+
+        yield from [thread] * MAX_CONCURRENCY
+
+    def attempt(self, limiter: RateLimiter, *, write: bool) -> bool:
+        if not self.call(limiter, limiter.acquire(), self.reads):
+            return False
+        if not write:
+            return True
+        read_at, rate = self.time.now, limiter._rate  # noqa: SLF001
+        permit = limiter.acquire_for_write()
+        if permit.time > read_at:
+            self.longest_wait = max(self.longest_wait, (permit.time - read_at) * rate)
+        return self.call(limiter, permit, self.writes)
+
+    def call(self, limiter: RateLimiter, permit: Permit, bucket: TokenBucket) -> bool:
+        self.time.sleep(LATENCY + abs(self.rng.gauss(0, JITTER)))
+        self.calls += 1
+        served = bucket.take()
+        self.throttled += not served
+        (limiter.on_success if served else limiter.on_throttle)(permit)
+        return served
+
+    def scheduled(self) -> list[Callable[[], None]]:
+        return []
 
 
-def test_calls_are_not_delayed_before_the_first_throttle() -> None:
-    ecr = TokenBucketEcr(rate=1e9)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
+@dataclass
+class SweepsUnderAChangingLimit(Sweeps):
+    changes: tuple[tuple[float, float], ...] = ()
 
-    for _ in range(1000):
-        ecr.call(limiter)
+    def scheduled(self) -> list[Callable[[], None]]:
+        return [partial(self.change, at, rate) for at, rate in self.changes]
 
-    assert ecr.now == pytest.approx(1.0)
-
-
-def test_the_limiter_adapts_to_a_higher_rate() -> None:
-    ecr = TokenBucketEcr(rate=5)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
-    while ecr.now < 30:
-        ecr.call(limiter)
-
-    ecr.rate = 200
-    while ecr.now < 60:
-        ecr.call(limiter)
-    ecr.served = 0
-    while ecr.now < 70:
-        ecr.call(limiter)
-
-    assert ecr.served / 10 > 150
+    def change(self, at: float, rate: float) -> None:
+        self.time.sleep(at)
+        self.reads.set_rate(rate)
 
 
-def test_a_throttle_after_an_idle_hour_does_not_lower_the_rate() -> None:
-    ecr = TokenBucketEcr(rate=100)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
-    ecr.call(limiter)
-    ecr.sleep(3600)
-    ecr.tokens = 0
-
-    ecr.call(limiter, latency=0)
-    started = ecr.now
-    for _ in range(50):
-        ecr.call(limiter)
-
-    assert ecr.now - started < 1
+def limiter_in(time: VirtualTime) -> RateLimiter:
+    limiter = RateLimiter(time.clock, time.sleep)
+    limiter._turn = VirtualLock(time)  # type: ignore[assignment]  # noqa: SLF001
+    return limiter
 
 
-def test_an_unused_rate_is_not_raised() -> None:
-    ecr = TokenBucketEcr(rate=5)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
-    while ecr.now < 20:
-        ecr.call(limiter)
-    for _ in range(30):
-        ecr.sleep(1)
-        ecr.call(limiter)
+def sweeps(rate: float, burst: float, *, shared: bool = True) -> Sweeps:
+    time = VirtualTime()
+    reads = TokenBucket(time, rate, burst)
+    return Sweeps(time, reads, reads if shared else TokenBucket(time, rate, burst))
 
-    started = ecr.now
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize(
+    ("rate", "burst", "ratio", "throttled"),
+    [(100, 100, 1.10, 0.05), (100, 2, 1.25, 0.10), (50, 1, 1.25, 0.10), (20, 1, 1.25, 0.10)],
+)
+def test_a_sweep_takes_little_longer_than_the_limit_allows(
+    rate: float, burst: float, ratio: float, throttled: float, *, write: bool, shared: bool
+) -> None:
+    calls = 60 * int(rate)
+    run = sweeps(rate, burst, shared=shared)
+
+    seconds = run.run(calls // 2 if write else calls, write=write)
+
+    assert run.done == (calls // 2 if write else calls)
+    assert seconds <= ratio * (calls - burst) / rate
+    assert run.throttled <= throttled * run.calls
+    assert run.longest_wait <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("burst", [1, 50])
+def test_the_limiter_follows_a_rate_that_halves_and_doubles(burst: float) -> None:
+    time = VirtualTime()
+    bucket = TokenBucket(time, 50, burst)
+    run = SweepsUnderAChangingLimit(time, bucket, bucket, changes=((20, 25), (40, 50)))
+
+    seconds = run.run(20 * 50 + 20 * 25 + 20 * 50, write=False)
+
+    assert seconds <= 1.35 * 60
+    assert run.throttled <= 0.10 * run.calls
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_two_invocations_share_a_limit(*, write: bool) -> None:
+    run = sweeps(50, 50)
+
+    seconds = run.run(1500 if write else 3000, write=write, invocations=2)
+
+    assert run.done == (1500 if write else 3000)
+    assert seconds <= 1.35 * (3000 - 50) / 50
+    assert run.throttled <= 0.15 * run.calls
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_two_invocations_come_to_an_end_under_a_limit_without_burst(*, write: bool) -> None:
+    run = sweeps(50, 1)
+
+    run.run(400, write=write, invocations=2)
+
+    assert run.done == 400
+
+
+def test_nothing_is_delayed_before_the_first_throttle() -> None:
+    run = sweeps(1e9, 1e9)
+
+    seconds = run.run(2400, write=True)
+
+    assert seconds < 2400 / MAX_CONCURRENCY * 2 * LATENCY * 1.1
+
+
+def paced(rate: float = 20.0) -> tuple[VirtualTime, RateLimiter]:
+    """Return a limiter that has found this rate."""
+    time = VirtualTime()
+    limiter = RateLimiter(time.clock, lambda seconds: setattr(time, "now", time.now + seconds))
+    for _ in range(int(rate)):
+        limiter.on_success(limiter.acquire())
+    permit = limiter.acquire()
+    limiter.on_throttle(permit)
+    return time, limiter
+
+
+def test_the_first_throttle_limits_the_rate_to_what_was_served_but_for_a_burst() -> None:
+    time, limiter = paced(20)
+
+    started = time.now
     for _ in range(20):
-        ecr.call(limiter)
+        limiter.acquire()
 
-    assert ecr.now - started > 2
+    assert time.now - started == pytest.approx(1, rel=0.1)
 
 
-def test_acquire_nowait_does_not_wait_but_delays_the_next_acquire() -> None:
-    ecr = TokenBucketEcr(rate=10)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
-    while ecr.now < 20:
-        ecr.call(limiter)
+def test_throttles_of_calls_that_were_sent_before_the_rate_was_set_do_not_lower_it_again() -> None:
+    time, limiter = paced(20)
+
+    for _ in range(24):
+        limiter.on_throttle(Permit(time.now - 0.1))
+    started = time.now
+    for _ in range(20):
+        limiter.acquire()
+
+    assert time.now - started == pytest.approx(1, rel=0.1)
+
+
+def test_a_rate_that_is_not_used_is_not_raised() -> None:
+    time, limiter = paced(20)
+    for _ in range(200):
+        time.now += 1
+        limiter.on_success(limiter.acquire())
+
+    started = time.now
+    for _ in range(20):
+        limiter.acquire()
+
+    assert time.now - started == pytest.approx(1, rel=0.1)
+
+
+def test_a_write_does_not_wait_but_the_next_call_waits_longer() -> None:
+    time, limiter = paced(20)
     limiter.acquire()
 
-    started = ecr.now
+    started = time.now
     for _ in range(5):
-        limiter.acquire_nowait()
-    assert ecr.now == started
+        limiter.acquire_for_write()
+    assert time.now == started
     limiter.acquire()
 
-    assert ecr.now - started > 0.4
+    assert time.now - started == pytest.approx(6 / 20, rel=0.1)
 
 
-def test_the_first_throttle_lowers_the_rate_to_the_served_rate_without_the_burst() -> None:
-    ecr = TokenBucketEcr(rate=20)
-    limiter = RateLimiter(ecr.clock, ecr.sleep)
-    ecr.sleep(0.03)
-    for _ in range(20):  # concurrent calls
-        limiter.on_success()
-    limiter.on_throttle()
-
-    started = ecr.now
-    for _ in range(20):
-        limiter.acquire()
-
-    assert ecr.now - started == pytest.approx(1, rel=0.15)
-
-
-def test_a_queued_caller_waits_by_the_rate_at_its_own_turn() -> None:
-    slept: list[float] = []
-    asleep, awake = Event(), Event()
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 1:
-            asleep.set()
-            awake.wait(10)
-
-    now = 0.5
-    limiter = RateLimiter(lambda: now, sleep)
-    for _ in range(150):
-        limiter.on_success()
-    limiter.on_throttle()  # about 100 calls per second
-    limiter.acquire()
-    with ThreadPoolExecutor(2) as threads:
-        threads.submit(limiter.acquire)
-        assert asleep.wait(10)
-        threads.submit(limiter.acquire)
-        now = 1.5
-        limiter.on_throttle()  # no call was served lately: 1 call per second
-        awake.set()
+def test_a_write_waits_one_slot_at_most_after_several_were_throttled() -> None:
+    time, limiter = paced(20)
+    for _ in range(3):
+        limiter.on_throttle(limiter.acquire_for_write())
     limiter.acquire()
 
-    assert slept[-1] == pytest.approx(1)
+    started = time.now
+    permit = limiter.acquire_for_write()
+
+    assert 0 < time.now - started <= 1 / 20 + 1e-9
+    assert permit.paced or time.now - started == pytest.approx(1 / 20)

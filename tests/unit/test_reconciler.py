@@ -11,12 +11,13 @@ import pytest
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
 from handler.policy import attach
 from handler.policy_document import render
-from handler.rate_limiter import RateLimiter
+from handler.rate_limiter import Permit, RateLimiter
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
 from handler.report import Report, RepositoriesFailed
 from handler.request import Request
 from handler.settings import Settings
 from handler.sweep import Sweep
+from tests.unit.virtual_time import limiter_without_waits
 
 A, B, C = (f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc")
 CI = "arn:aws:iam::444444444444:role/ci"
@@ -88,7 +89,7 @@ def ecr() -> Iterator[FakeEcr]:
 
 @pytest.fixture
 def function(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Function:
-    function = Function(ecr, Registry(ecr.client(read_timeout=0.2), RateLimiter(sleep=lambda _: None)))
+    function = Function(ecr, Registry(ecr.client(read_timeout=0.2), limiter_without_waits()))
     monkeypatch.setattr("handler.retry.time.sleep", function.sleep)
     return function
 
@@ -304,6 +305,21 @@ class TestAMissingRole:
 
         assert repository_details(function.reconcile())["added"] == [A]
 
+    def test_is_one_of_the_causes_that_are_named_for_the_older_error_message(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.principal_not_found_message = (
+            "Invalid parameter at 'PolicyText': 'Invalid repository policy provided'"
+        )
+        ecr.create_repository("app", policy=FOREIGN_POLICY)
+        ecr.delete_role(A)
+
+        details = repository_details(function.reconcile())
+
+        assert "a principal does not exist, or ECR does not accept another part" in details["reason"]
+        assert f"Does the worker role {A} exist?" in details["reason"]
+        assert "or the part of a foreign statement that ECR does not accept" in details["reason"]
+
     def test_is_reported_and_tried_once_per_sweep_not_once_per_repository(
         self,
         ecr: FakeEcr,
@@ -330,7 +346,7 @@ class TestAMissingRole:
         assert str(caught.value).count(B) == 1
         # Each reconciliation in flight is rejected twice at most: with both roles, then with B alone.
         assert (
-            sum(result == "InvalidParameterException" for _, _, result in ecr.call_log) <= 2 * MAX_CONCURRENCY
+            sum(status == "InvalidParameterException" for _, _, status in ecr.call_log) <= 2 * MAX_CONCURRENCY
         )
 
     def test_is_granted_by_the_next_reconciliation_after_its_creation(
@@ -382,7 +398,7 @@ class TestAMissingRole:
         report = function.reconcile()
 
         assert ecr.get_policy("app") == (before and normalized(before))
-        assert not any(result == "served" for operation, _, result in ecr.call_log if operation == WRITE)
+        assert not any(status == "served" for operation, _, status in ecr.call_log if operation == WRITE)
         with pytest.raises(RepositoriesFailed) as caught:
             report.raise_for_failures()
         assert all(role in str(caught.value) for role in roles)
@@ -648,7 +664,7 @@ class TestADenyStatement:
             "repository": "app",
             "outcome": "attached",
             "added": [A],
-            "denied_by": [{"statement": '"NoPulls"', "roles": [A]}],
+            "denied_by": [{"statement": '"NoPulls"', "roles": [A], "actions": ["ecr:BatchGetImage"]}],
         }
         assert ecr.get_policy("app") == normalized(document(DENY, grant(A)))
         assert ("WARNING", "pull denied") in [(line.levelname, line.message) for line in caplog.records]
@@ -770,31 +786,31 @@ class TestTheDeadline:
             report.raise_for_failures()
 
 
-def test_the_rate_limiter_delays_the_read_but_never_the_write_after_it(
-    ecr: FakeEcr,
-) -> None:
+def test_each_call_has_a_permit_for_a_read_or_a_write_and_reports_its_result(ecr: FakeEcr) -> None:
     recorded: list[str] = []
 
     class Recorder(RateLimiter):
-        def acquire(self) -> None:
+        def acquire(self) -> Permit:
             recorded.append("acquire")
+            return super().acquire()
 
-        def acquire_nowait(self) -> None:
-            recorded.append("acquire_nowait")
+        def acquire_for_write(self) -> Permit:
+            recorded.append("acquire for write")
+            return super().acquire_for_write()
 
-        def on_success(self) -> None:
-            recorded.append("success")
+        def on_success(self, permit: Permit) -> None:
+            recorded.append("write served" if permit.write else "read served")
 
-        def on_throttle(self) -> None:
-            recorded.append("throttle")
+        def on_throttle(self, permit: Permit) -> None:
+            recorded.append("write throttled" if permit.write else "read throttled")
 
     ecr.create_repository("app")
     ecr.inject_faults(WRITE, Fault.THROTTLED)
 
     assert outcome(Function(ecr, Registry(ecr.client(), Recorder())).reconcile()) == "attached"
     assert recorded == [
-        *("acquire", "success", "acquire_nowait", "throttle"),
-        *("acquire", "success", "acquire_nowait", "success"),
+        *("acquire", "read served", "acquire for write", "write throttled"),
+        *("acquire", "read served", "acquire for write", "write served"),
     ]
 
 

@@ -1,5 +1,6 @@
 """The registry during network failures, with real sockets and the real client."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -9,7 +10,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from handler.registry import Registry, RegistryError, Unavailable
+from devstack.fake_ecr import FakeEcr
+from handler.registry import PolicyRejected, Registry, RegistryError, Unavailable
 
 
 def registry(endpoint: str) -> Registry:
@@ -36,6 +38,30 @@ def never_respond(connection: socket.socket) -> None:
 def respond_with_503(connection: socket.socket) -> None:
     connection.recv(65536)
     connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("'Principal not found'", "'Principal not found'"),
+        (
+            "'Invalid repository policy provided'",
+            "'Invalid repository policy provided': a principal does not exist, or ECR does not accept another "
+            "part of the policy",
+        ),
+    ],
+)
+def test_a_rejected_policy_gives_every_cause_that_ecrs_message_can_have(message: str, reason: str) -> None:
+    with FakeEcr().serving() as ecr:
+        ecr.principal_not_found_message = f"Invalid parameter at 'PolicyText': {message}"
+        ecr.create_repository("team/app")
+        principal = {"AWS": "arn:aws:iam::222222222222:role/missing"}
+        statement = {"Effect": "Allow", "Principal": principal, "Action": "ecr:BatchGetImage"}
+
+        with pytest.raises(PolicyRejected) as caught:
+            registry(ecr.url).set_policy("team/app", json.dumps({"Statement": [statement]}))
+
+    assert str(caught.value).endswith(f"Invalid parameter at 'PolicyText': {reason}")
 
 
 @pytest.mark.parametrize("serve", [close_at_once, never_respond, respond_with_503])

@@ -98,9 +98,7 @@ def test_a_missing_role_variable_is_rejected() -> None:
         ("AROAEXAMPLEEXAMPLEEXA:ci", "is not the ARN of an IAM role"),
     ],
 )
-def test_a_principal_that_is_not_a_role_is_rejected_with_a_hint(
-    principal: str, hint: str
-) -> None:
+def test_a_principal_that_is_not_a_role_is_rejected_with_a_hint(principal: str, hint: str) -> None:
     message = error_message(WORKER_ROLE_ARNS=f"{ROLE},{principal}")
 
     assert message.startswith("WORKER_ROLE_ARNS is ")
@@ -133,7 +131,8 @@ def test_a_scope_includes_and_excludes_by_globs() -> None:
         ("team//*", "matches no name"),
         ("*/", "matches no name"),
         ("team/[a", "matches no name"),
-        ("111122223333.dkr.ecr.us-east-1.amazonaws.com/team/*", "give its name"),
+        ("111122223333.dkr.ecr.us-east-1.amazonaws.com/team/app:v1", "use the repository name"),
+        ("x" * 600 + "*", "512 are allowed"),
     ],
 )
 def test_a_scope_that_selects_nothing_is_rejected_with_a_hint(value: str, hint: str) -> None:
