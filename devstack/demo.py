@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from devstack import data_plane
 from devstack.aws import ACCOUNT, CLOUDTRAIL_DELAY, LocalAwsError, local_aws
+from devstack.picture import WIDTH, save_svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +38,7 @@ FOREIGN_STATEMENT: dict[str, object] = {
 }
 
 SVG_PATHS = sys.argv[1:2]
-SVG_WIDTH = 104  # characters
-console = Console(
-    highlight=False, soft_wrap=True, record=bool(SVG_PATHS), width=SVG_WIDTH if SVG_PATHS else None
-)
+console = Console(highlight=False, soft_wrap=True, record=bool(SVG_PATHS), width=WIDTH if SVG_PATHS else None)
 
 
 class DemoFailed(Exception):
@@ -87,7 +84,7 @@ def run() -> None:
         )
         show(aws, worker, "team/app", "A new repository")
         for path in SVG_PATHS:
-            save_svg(Path(path))
+            save_svg(console, Path(path), "make run")
         show(aws, worker, "ml/train", "A new repository with a foreign statement", FOREIGN_STATEMENT)
     console.print(
         "\n[bold green]✓[/] Both repositories are pullable, with no manual step. All processes have exited.\n"
@@ -139,13 +136,6 @@ def show(
         f"[green]✓[/] pullable [bold]{seconds:.1f} s[/] after creation, including {CLOUDTRAIL_DELAY:.0f} s "
         "of simulated CloudTrail delay (on AWS: seconds to minutes)\n"
     )
-
-
-def save_svg(path: Path) -> None:
-    """Save the output so far as an SVG."""
-    svg = console.export_svg(title="make run", unique_id="run")
-    # Use the viewer's fonts: the SVG must not load anything.
-    path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
 
 
 def policy_of(registry: ECRClient, repository: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
+    from handler.grants import PULL, Entry
     from handler.policy import foreign, granted
     from handler.policy_document import parse
     from handler.policy_writer import Context
@@ -39,7 +40,7 @@ class OneRepositoryRegistry:
         before, after = parse(self.text), parse(text)
         text.encode()
         assert [one for _, one in foreign(before)] == [one for _, one in foreign(after)]
-        assert granted(after) >= granted(before) | {ROLE}
+        assert granted(after) >= granted(before) | {Entry(PULL, ROLE)}
         self.text = text
         self.writes += 1
 

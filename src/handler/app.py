@@ -11,7 +11,7 @@ gc.disable()
 
 from handler.observability import logger
 from handler.registry import Registry
-from handler.report import Report, reject
+from handler.report import Report, log_invalid_input
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting, Settings
 from handler.sweep import Sweep
@@ -38,6 +38,8 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     and then keeps the event in the dead-letter queue.
 
     Raises:
+        InvalidEvent: the event or the payload cannot be processed.
+        InvalidSetting: an environment variable is missing or wrong.
         RegistryError: the repositories could not be listed.
         OutOfTime: the time ended before a single repository was reconciled.
         ContinuationFailed: there was no time for all, and the rest could not be passed on.
@@ -47,12 +49,14 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     try:
         return _reconcile(event, context)
     except (InvalidEvent, InvalidSetting) as error:
-        return reject(error)
+        log_invalid_input(error)
+        raise
 
 
 def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
     if isinstance(settings, InvalidSetting):
-        raise settings
+        # Each `raise` of one exception adds to its stack trace.
+        raise settings.with_traceback(None)
     request = parse(event, function_identity(context))
     sweep = Sweep(request, settings, registry, lambda: context.get_remaining_time_in_millis() / 1000)
     report = Report(request, dry_run=sweep.dry_run)

@@ -5,33 +5,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from handler.policy import PULL_ACTIONS, deleted, foreign
+from handler.grants import ACTIONS, Grant
+from handler.policy import foreign, is_deleted
 from handler.policy_document import Policy, Statement, strings
 
 # Statements, their elements, and what a principal or a condition holds.
 _POLICY_LEVELS = 6
+# What docker and containerd call to pull. AWS's policy AmazonEC2ContainerRegistryPullOnly has no more.
+_PULL_ACTIONS = frozenset({"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"})
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A foreign statement that denies roles the pull, always or under its condition."""
+    """A foreign statement that denies roles actions of a grant, always or under its condition.
+
+    Attributes:
+        statement: its Sid in quotes, or its number.
+        grant: the Sid of the grant.
+        roles: the roles of the grant that it denies.
+        actions: the actions of the grant that it denies.
+        conditional: whether it has a condition.
+    """
 
     statement: str
+    grant: str
     roles: tuple[str, ...]
+    actions: tuple[str, ...]
     conditional: bool
 
+    @property
+    def refuses_pull(self) -> bool:
+        """Whether pulls fail. Container runtimes do without BatchCheckLayerAvailability."""
+        return not _PULL_ACTIONS.isdisjoint(self.actions)
 
-def denials(policy: Policy | None, roles: Sequence[str]) -> tuple[Denial, ...]:
-    """Find the foreign statements that deny any of the roles one of the three pull actions.
+
+def denials(policy: Policy | None, grants: Sequence[Grant]) -> tuple[Denial, ...]:
+    """Find the foreign statements that deny roles of the grants any of their actions.
 
     The rules are those of the IAM user guide, "IAM JSON policy elements". A condition is not evaluated,
     and a statement that denies a single session of a role is not found.
     """
     return tuple(
-        Denial(name, denied, conditional=bool(statement.get("Condition")))
+        Denial(name, grant.sid, roles, actions, conditional=bool(statement.get("Condition")))
         for name, statement in foreign(policy)
-        if statement.get("Effect") == "Deny" and _covers_pull_action(statement)
-        if (denied := tuple(role for role in roles if _applies_to(statement, role)))
+        if statement.get("Effect") == "Deny"
+        for grant in grants
+        if (actions := tuple(action for action in ACTIONS[grant.sid] if _covers(statement, action)))
+        if (roles := tuple(role for role in grant.roles if _applies_to(statement, role)))
     )
 
 
@@ -40,7 +60,7 @@ def deleted_principals(policy: Policy | None) -> list[str]:
     return [
         f"statement {name} names {', '.join(sorted(gone))}"
         for name, statement in foreign(policy)
-        if (gone := deleted(_aws_principals(statement)))
+        if (gone := {name for name in _aws_principals(statement) if is_deleted(name)})
     ]
 
 
@@ -59,10 +79,10 @@ def _canonical(value: object, levels: int) -> object:
     return frozenset(_canonical(item, levels - 1) if isinstance(item, dict) else repr(item) for item in items)
 
 
-def _covers_pull_action(statement: Statement) -> bool:
+def _covers(statement: Statement, action: str) -> bool:
     if "NotAction" in statement:
-        return any(not _matches(statement["NotAction"], action) for action in PULL_ACTIONS)
-    return any(_matches(statement.get("Action"), action) for action in PULL_ACTIONS)
+        return not _matches(statement["NotAction"], action)
+    return _matches(statement.get("Action"), action)
 
 
 def _matches(actions: object, action: str) -> bool:

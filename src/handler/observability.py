@@ -1,6 +1,7 @@
 """The logger and the metrics."""
 
 import logging
+import os
 from collections.abc import Mapping
 
 from aws_lambda_powertools import Logger, Metrics
@@ -9,8 +10,12 @@ from aws_lambda_powertools.metrics import MetricUnit
 # Lambda filters lines by level only if their timestamp is in this format.
 logger = Logger(use_rfc3339=True, location=None)
 
-# At DEBUG, botocore logs every policy and every signature.
-logging.getLogger("botocore").setLevel(logging.INFO)
+# Where Lambda has a log level of its own (AWS_LAMBDA_LOG_LEVEL), Powertools ignores POWERTOOLS_LOG_LEVEL.
+if level := os.environ.get("POWERTOOLS_LOG_LEVEL"):
+    logging.getLogger(logger.service).setLevel(level.upper())
+
+# At DEBUG, botocore logs every policy and every signature, and at INFO a line in each cold start.
+logging.getLogger("botocore").setLevel(logging.WARNING)
 
 # The dimension `service` is the stack's name: POWERTOOLS_SERVICE_NAME.
 _metrics = Metrics(namespace="EcrAllowPull")

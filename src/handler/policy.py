@@ -1,78 +1,84 @@
-"""The desired policy: the grant attached, everything else unchanged. Pure; knows no AWS SDK."""
+"""The desired policy: the grants attached, everything else unchanged. Pure; knows no AWS SDK."""
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from handler.grants import ACTIONS, Entry, Grant
 from handler.policy_document import Policy, Statement, statements, strings
 
-SID = "AllowPull"
-PULL_ACTIONS = ("ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability")
-
-# AllowPull, or AllowPull2, AllowPull3, ... where the Sid before is taken.
-_OUR_SID = re.compile(rf"{SID}(?:[2-9]|[1-9][0-9]+)?")
+# The Sid of a grant, or the same with a number from 2 on where the Sids before are taken.
+_OUR_SID = re.compile(rf"(?P<grant>{'|'.join(ACTIONS)})(?:[2-9]|[1-9][0-9]+)?")
 # A deleted role or user appears in a stored policy as its unique id:
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
 _DELETED = re.compile(r"A(?:RO|ID)A[A-Z0-9]{12,}")
 _PLAIN_ELEMENTS = {"Sid", "Effect", "Principal", "Action"}
-_LOWER_CASE_PULL_ACTIONS = {action.lower() for action in PULL_ACTIONS}
 
 
 def attach(
     policy: Policy | None,
-    roles: Sequence[str],
+    grants: Sequence[Grant],
     *,
-    remove_unlisted: bool = False,
+    remove_unlisted: Collection[str] = (),
     remove_deleted: bool = False,
-) -> Policy:
-    """Plan the policy in which `AllowPull` grants every role the pull.
+) -> Policy | None:
+    """Plan the policy in which our statements allow every role of every grant its actions.
 
-    Foreign statements, `Version` and `Id` stay as they are. A policy that already holds the grant
-    is returned itself. Principals in our statements that are not among `roles` stay, unless one of the
-    two flags removes them.
+    Foreign statements, `Version` and `Id` stay as they are. A policy that already holds the grants is
+    returned itself. Principals in our statements that no grant lists stay, unless they are to be removed.
 
     Args:
         policy: the repository's policy, or None if it has none.
-        roles: the ARNs of the worker roles, at least one.
-        remove_unlisted: our statements hold exactly `roles`.
+        grants: the grants, each Sid at most once.
+        remove_unlisted: the Sids of the grants whose statements hold exactly the grant's roles.
         remove_deleted: our statements hold no ids of deleted principals.
     """
-    if policy is None:
-        return {"Version": "2012-10-17", "Statement": [_statement(SID, roles)]}
     present = granted(policy)
-    missing = [role for role in roles if role not in present]
-    removed = deleted(present) if remove_deleted else frozenset[str]()
-    if remove_unlisted:
-        removed |= present - set(roles)
-    if not missing and not removed:
+    missing = {
+        grant.sid: [role for role in grant.roles if Entry(grant.sid, role) not in present] for grant in grants
+    }
+    removed = frozenset(present - {entry for grant in grants for entry in grant.entries()})
+    removed = frozenset(entry for entry in removed if entry.sid in remove_unlisted)
+    if remove_deleted:
+        removed |= deleted(present)
+    if not any(missing.values()) and not removed:
         return policy
 
     kept: list[Statement] = []
     for statement in statements(policy):
-        principals = _our_principals(statement)
-        if principals is None:
+        ours = _ours(statement)
+        if ours is None:
             kept.append(statement)
             continue
-        wanted = [principal for principal in principals if principal not in removed] + missing
-        missing = []
+        sid, principals = ours
+        wanted = [name for name in principals if Entry(sid, name) not in removed] + missing.pop(sid, [])
         if wanted == principals:
             kept.append(statement)
         elif wanted:
             kept.append(statement | {"Principal": _principal(wanted)})
-    if missing:
-        kept.append(_statement(_free_sid(statements(policy)), missing))
-    return policy | {"Statement": kept}
+    taken = {str(statement.get("Sid")) for statement in statements(policy)}
+    kept += [_statement(_free_sid(sid, taken), sid, roles) for sid, roles in missing.items() if roles]
+    return (policy or {"Version": "2012-10-17"}) | {"Statement": kept}
 
 
-def granted(policy: Policy | None) -> frozenset[str]:
-    """Return the principals in our statements."""
+def granted(policy: Policy | None) -> frozenset[Entry]:
+    """Return the entries of our statements: the principals of each grant."""
     return frozenset(
-        principal for statement in statements(policy) for principal in _our_principals(statement) or ()
+        Entry(ours[0], principal)
+        for statement in statements(policy)
+        if (ours := _ours(statement))
+        for principal in ours[1]
     )
 
 
-def deleted(principals: Iterable[str]) -> frozenset[str]:
-    """Return those principals that are ids of deleted roles or users."""
-    return frozenset(filter(_DELETED.fullmatch, principals))
+def deleted(entries: Iterable[Entry]) -> frozenset[Entry]:
+    """Return those entries whose principal is the id of a deleted role or user."""
+    return frozenset(entry for entry in entries if is_deleted(entry.principal))
+
+
+def is_deleted(principal: str) -> bool:
+    """Return whether a principal is the id of a deleted role or user."""
+    return _DELETED.fullmatch(principal) is not None
 
 
 def foreign(policy: Policy | None) -> list[tuple[str, Statement]]:
@@ -80,23 +86,22 @@ def foreign(policy: Policy | None) -> list[tuple[str, Statement]]:
     return [
         (f'"{sid}"' if isinstance(sid := statement.get("Sid"), str) else f"number {number}", statement)
         for number, statement in enumerate(statements(policy), start=1)
-        if _our_principals(statement) is None
+        if _ours(statement) is None
     ]
 
 
-def _our_principals(statement: Statement) -> list[str] | None:
-    """Return the principals of our statement, or None if the statement is foreign.
+def _ours(statement: Statement) -> tuple[str, list[str]] | None:
+    """Return the grant and the principals of our statement, or None if the statement is foreign.
 
     Only a plain statement is ours. To extend one that allows more, or only under a condition, would
-    grant more, or less, than a pull.
+    grant more, or less, than the grant.
     """
     sid = statement.get("Sid")
-    if not isinstance(sid, str) or not _OUR_SID.fullmatch(sid):
-        return None
-    if statement.keys() != _PLAIN_ELEMENTS or statement["Effect"] != "Allow":
+    match = _OUR_SID.fullmatch(sid) if isinstance(sid, str) else None
+    if not match or statement.keys() != _PLAIN_ELEMENTS or statement["Effect"] != "Allow":
         return None
     actions = strings(statement["Action"])
-    if actions is None or {action.lower() for action in actions} != _LOWER_CASE_PULL_ACTIONS:
+    if actions is None or {action.lower() for action in actions} != _lower_case_actions(match["grant"]):
         return None
     principal = statement["Principal"]
     if not isinstance(principal, dict) or principal.keys() != {"AWS"}:
@@ -105,22 +110,21 @@ def _our_principals(statement: Statement) -> list[str] | None:
     # AWS may reduce a list with a wildcard to the wildcard: we would add the roles in every run.
     if principals is None or any("*" in name for name in principals):
         return None
-    return principals
+    return match["grant"], principals
 
 
-def _statement(sid: str, roles: Sequence[str]) -> Statement:
-    return {"Sid": sid, "Effect": "Allow", "Principal": _principal(roles), "Action": list(PULL_ACTIONS)}
+def _lower_case_actions(sid: str) -> set[str]:
+    return {action.lower() for action in ACTIONS[sid]}
+
+
+def _statement(sid: str, grant: str, roles: Sequence[str]) -> Statement:
+    return {"Sid": sid, "Effect": "Allow", "Principal": _principal(roles), "Action": list(ACTIONS[grant])}
 
 
 def _principal(roles: Sequence[str]) -> dict[str, object]:
     return {"AWS": roles[0] if len(roles) == 1 else list(roles)}
 
 
-def _free_sid(present: Iterable[Statement]) -> str:
-    taken = {sid for statement in present if isinstance(sid := statement.get("Sid"), str)}
-    number = 2
-    sid = SID
-    while sid in taken:
-        sid = f"{SID}{number}"
-        number += 1
-    return sid
+def _free_sid(sid: str, taken: Collection[str]) -> str:
+    candidates = itertools.chain([sid], (f"{sid}{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from handler.grants import Entry, Grant, roles_of
 from handler.policy import deleted, granted
 from handler.policy_document import Policy, PolicyTooLong, parse, render
 from handler.registry import (
@@ -43,7 +44,7 @@ class Context:
 
 
 class Rejected(Exception):
-    """ECR does not accept a policy; `roles` are the worker roles that the policy adds."""
+    """ECR does not accept a policy; `roles` are the roles that the policy adds."""
 
     def __init__(self, cause: Exception, roles: Sequence[str], policy: Policy) -> None:
         """Keep what follows from the rejection of this policy."""
@@ -61,41 +62,41 @@ class PolicyWriter:
 
     Attributes:
         present: the policy as last read or written.
-        accepted: the worker roles in the policies that ECR accepted.
+        accepted: the entries of the grants in the policies that ECR accepted.
         accepted_contents: the contents of the last of these policies.
     """
 
-    def __init__(self, name: str, context: Context) -> None:
-        """Prepare for the repository of this name."""
+    def __init__(self, name: str, grants: Sequence[Grant], context: Context) -> None:
+        """Prepare for the repository of this name, which has these grants."""
         self._name = name
+        self._roles = frozenset(roles_of(grants))
         self._context = context
         self.present: Policy | None = None
-        self.accepted: frozenset[str] = frozenset()
+        self.accepted: frozenset[Entry] = frozenset()
         self.accepted_contents: Contents | None = None
-        self._gained: set[str] = set()
-        self._lost: set[str] = set()
+        self._gained: frozenset[Entry] = frozenset()
+        self._lost: frozenset[Entry] = frozenset()
 
     @property
-    def granted(self) -> frozenset[str]:
-        """The principals in our statements. What was accepted counts, for a read may lag behind a write."""
+    def granted(self) -> frozenset[Entry]:
+        """The entries of our statements. What was accepted counts, for a read may lag behind a write."""
         return granted(self.present) | self.accepted
 
     @property
-    def added(self) -> tuple[str, ...]:
-        """The principals that our statements gained by the writes."""
-        return tuple(sorted(self._gained & self.granted))
+    def added(self) -> frozenset[Entry]:
+        """The entries that our statements gained by the writes."""
+        return self._gained & self.granted
 
     @property
-    def removed(self) -> tuple[str, ...]:
-        """The principals that our statements lost by the writes."""
-        return tuple(sorted(self._lost - self.granted))
+    def removed(self) -> frozenset[Entry]:
+        """The entries that our statements lost by the writes."""
+        return self._lost - self.granted
 
-    def update(self, plan: Plan, roles: Sequence[str] = (), *, always: bool = False) -> None:
+    def update(self, plan: Plan, *, always: bool = False) -> None:
         """Read the policy, plan another, and write that if it differs.
 
         Args:
             plan: the present policy -> the wanted one; the same object if nothing is to change.
-            roles: the worker roles that the plan grants.
             always: write the wanted policy even if it is the present one.
 
         Raises:
@@ -106,22 +107,22 @@ class PolicyWriter:
         """
         may_appear = (RepositoryNotFound,) if self._context.may_be_new else ()
         retry_with_backoff(
-            partial(self._read_plan_write, plan, roles, always=always),
+            partial(self._read_plan_write, plan, always=always),
             self._context.deadline,
             retryable=(Unavailable, *may_appear),
             throttles=(Throttled,),
         )
 
-    def _read_plan_write(self, plan: Plan, roles: Sequence[str], *, always: bool) -> None:
+    def _read_plan_write(self, plan: Plan, *, always: bool) -> None:
         present = self.present = parse(self._context.registry.get_policy(self._name))
-        self._context.roles.prove_existing(self._worker_roles(present))
+        self._context.roles.prove_existing(self._roles_in(granted(present)))
         wanted = plan(present)
         if wanted is not None and (wanted is not present or always):
             try:
                 self._write(present, wanted)
             except (PolicyRejected, PolicyTooLong) as cause:
-                added = [role for role in roles if role not in granted(present)]
-                raise Rejected(cause, added, wanted) from None
+                added = granted(wanted) - granted(present) - self.accepted
+                raise Rejected(cause, sorted(self._roles_in(added)), wanted) from None
 
     def _write(self, present: Policy | None, wanted: Policy) -> None:
         text = render(wanted)
@@ -134,15 +135,15 @@ class PolicyWriter:
             except Unavailable:  # the answer was lost, and the write may have been applied
                 self._record_change(gained, lost)
                 raise
-            self._context.roles.prove_existing(self._worker_roles(wanted))
+            self._context.roles.prove_existing(self._roles_in(granted(wanted)))
         self._record_change(gained, lost)
         self.present = wanted
-        self.accepted |= self._worker_roles(wanted)
+        self.accepted |= frozenset(entry for entry in granted(wanted) if entry.principal in self._roles)
         self.accepted_contents = contents(wanted)
 
-    def _worker_roles(self, policy: Policy | None) -> frozenset[str]:
-        return granted(policy).intersection(self._context.settings.worker_role_arns)
+    def _roles_in(self, entries: Iterable[Entry]) -> frozenset[str]:
+        return self._roles.intersection(entry.principal for entry in entries)
 
-    def _record_change(self, gained: Iterable[str], lost: Iterable[str]) -> None:
-        self._gained.update(gained)
-        self._lost.update(lost)
+    def _record_change(self, gained: frozenset[Entry], lost: frozenset[Entry]) -> None:
+        self._gained |= gained
+        self._lost |= lost

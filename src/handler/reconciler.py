@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from handler.denials import denials
+from handler.grants import Grant, roles_of
 from handler.policy import attach
 from handler.policy_document import InvalidPolicy, Policy
 from handler.policy_writer import Context, PolicyWriter, Rejected
@@ -16,7 +17,7 @@ from handler.retry import DeadlineExceeded
 
 
 def reconcile(name: str, context: Context) -> Result:
-    """Grant every worker role the pull, as far as ECR accepts it. A failure is a result.
+    """Attach every grant of the repository, as far as ECR accepts its roles. A failure is a result.
 
     ECR rejects a whole policy for one principal that does not exist, and does not say which. Then the roles
     are granted one by one.
@@ -37,24 +38,24 @@ class _Reconciliation:
 
     def __init__(self, name: str, context: Context) -> None:
         self._name = name
-        self._settings = context.settings
+        self._grants = context.settings.grants(name)
+        self._remove_unlisted = context.settings.remove_unlisted_roles
         self._roles = context.roles
         self._changed = Outcome.WOULD_ATTACH if context.dry_run else Outcome.ATTACHED
-        self._writer = PolicyWriter(name, context)
+        self._writer = PolicyWriter(name, self._grants, context)
 
     def run(self) -> Result:
-        """Grant the worker roles; return the result.
+        """Attach the grants; return the result.
 
         Raises:
             InvalidPolicy: the policy cannot be parsed, and is not rewritten.
-            RegistryError: ECR refused a call, or rejects the policy whatever the worker roles are.
+            RegistryError: ECR refused a call, or rejects the policy whatever the roles are.
             DeadlineExceeded: the deadline passed.
         """
-        candidates = [role for role in self._settings.worker_role_arns if role not in self._roles.missing]
-        rejections = self._grant(candidates)
+        rejections = self._grant([role for role in roles_of(self._grants) if role not in self._roles.missing])
         missing = proved_missing(rejections, self._writer.accepted_contents)
         self._roles.prove_missing(missing)
-        lacking = [role for role in self._settings.worker_role_arns if role not in self._writer.granted]
+        lacking = roles_of([grant.without(self._writer.granted) for grant in self._grants])
         refused = [role for role in lacking if role in missing | self._roles.missing]
         unproved = {role: rejections[role] for role in lacking if role in rejections.keys() - set(refused)}
         if unproved:
@@ -64,9 +65,7 @@ class _Reconciliation:
         if result.added or result.removed:
             return replace(result, outcome=self._changed)
         if refused:
-            return replace(
-                result, outcome=Outcome.FAILED, reason="the worker roles that are missing do not exist"
-            )
+            return replace(result, outcome=Outcome.FAILED, reason="the roles that it lacks do not exist")
         return result
 
     def result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
@@ -77,7 +76,7 @@ class _Reconciliation:
             added=self._writer.added,
             removed=self._writer.removed,
             refused=tuple(refused),
-            denied_by=denials(self._writer.present, self._settings.worker_role_arns),
+            denied_by=denials(self._writer.present, self._grants),
             reason=reason,
         )
 
@@ -125,11 +124,11 @@ class _Reconciliation:
         """
         plan = partial(self._plan, roles)
         try:
-            self._writer.update(partial(plan, without_deleted=self._roles.deleted_ids_rejected), roles)
+            self._writer.update(partial(plan, without_deleted=self._roles.deleted_ids_rejected))
         except Rejected as rejected:
             if not rejected.holds_deleted_ids:
                 raise
-            self._writer.update(partial(plan, without_deleted=True), roles)
+            self._writer.update(partial(plan, without_deleted=True))
             if not rejected.rejection.too_long:
                 self._roles.prove_deleted_ids_rejected()
 
@@ -156,16 +155,22 @@ class _Reconciliation:
 
     def _plan(self, roles: Sequence[str], present: Policy | None, *, without_deleted: bool) -> Policy | None:
         # What was accepted before is asked for again, for the read may lag behind the write.
-        granted = self._writer.granted.union(roles)
-        wanted = [role for role in self._settings.worker_role_arns if role in granted]
-        if not wanted:
-            return present
-        remove_unlisted = self._settings.remove_unlisted_roles
-        planned = attach(present, wanted, remove_unlisted=remove_unlisted)
+        wanted = [grant.limited_to(roles, self._writer.granted) for grant in self._grants]
+        planned = attach(present, wanted, remove_unlisted=self._removable(wanted))
         if planned is present or not without_deleted:
             return planned
-        return attach(present, wanted, remove_unlisted=remove_unlisted, remove_deleted=True)
+        return attach(present, wanted, remove_unlisted=self._removable(wanted), remove_deleted=True)
 
     def _plan_without_new_roles(self, present: Policy | None) -> Policy | None:
         planned = self._plan((), present, without_deleted=True)
-        return planned and attach(planned, (), remove_deleted=True)
+        return attach(planned, (), remove_deleted=True)
+
+    def _removable(self, wanted: Sequence[Grant]) -> set[str]:
+        """Return the grants that lose unlisted roles: not those of which no listed role would be left."""
+        if not self._remove_unlisted:
+            return set()
+        return {
+            grant.sid
+            for grant, configured in zip(wanted, self._grants, strict=True)
+            if grant.roles or not configured.roles
+        }

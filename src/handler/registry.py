@@ -35,8 +35,9 @@ _is_throttle = ThrottledRetryableChecker().is_retryable
 _is_transient = TransientRetryableChecker().is_retryable
 _ECR_THROTTLE = "ThrottleException"
 _REQUEST_TIMEOUT = 408
-# Today's text, and an older one.
-_PRINCIPAL_NOT_FOUND = ("Principal not found", "Invalid repository policy provided")
+_PRINCIPAL_NOT_FOUND = "Principal not found"
+# An older text for the same. Other faults get it too, such as a Resource element.
+_POLICY_INVALID = "Invalid repository policy provided"
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -58,7 +59,7 @@ class RepositoryNotFound(RegistryError):
 
 
 class PolicyRejected(RegistryError):
-    """ECR rejects a whole policy, most likely for a principal that does not exist. It does not say which."""
+    """ECR rejects a whole policy, most likely for a principal that does not exist, and does not say which."""
 
 
 class PolicyNotFound(RegistryError):
@@ -160,6 +161,8 @@ def _translate(error: ClientError) -> RegistryError:
         return Throttled(text)
     if status >= _SERVER_ERROR or status == _REQUEST_TIMEOUT or _is_transient(context):
         return Unavailable(text)
-    if any(words in message for words in _PRINCIPAL_NOT_FOUND):
+    if _POLICY_INVALID in message:
+        text += ": a principal does not exist, or ECR does not accept another part of the policy"
+    if _PRINCIPAL_NOT_FOUND in message or _POLICY_INVALID in message:
         return PolicyRejected(text)
     return RegistryError(text)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from handler.denials import canonical_form, deleted_principals
+from handler.grants import Entry
 from handler.policy import deleted, granted
 from handler.policy_document import Policy, PolicyTooLong
 
@@ -18,11 +19,11 @@ class Contents:
     """What a policy holds, in a form that compares by meaning. Ids of deleted principals do not count."""
 
     statements: object
-    principals: frozenset[str]
+    entries: frozenset[Entry]
 
     def __bool__(self) -> bool:
         """Return whether there is anything."""
-        return bool(self.statements or self.principals)
+        return bool(self.statements or self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,12 @@ class Rejection:
 
 
 def contents(policy: Policy | None, without: Collection[str] = ()) -> Contents:
-    """Return the foreign statements, and the principals of ours `without` these roles."""
-    principals = granted(policy)
-    return Contents(canonical_form(policy), principals - deleted(principals) - frozenset(without))
+    """Return the foreign statements, and the entries of ours `without` those of these roles."""
+    entries = granted(policy)
+    entries -= deleted(entries)
+    return Contents(
+        canonical_form(policy), frozenset(entry for entry in entries if entry.principal not in without)
+    )
 
 
 def proved_missing(rejections: Mapping[str, Rejection], accepted: Contents | None) -> set[str]:
@@ -89,12 +93,15 @@ def principal_hint(policy: Policy | None, doubtful: Collection[str] = ()) -> str
             "statement to remove the principal: the function does not change foreign statements"
         )
     else:
-        hint = "Find the principal in the repository's policy that no longer exists"
+        hint = (
+            "Find the principal in the repository's policy that no longer exists, or the part of a foreign "
+            "statement that ECR does not accept"
+        )
     if not doubtful:
         return hint
     return (
-        f"Does the worker role {_join(doubtful)} exist? If not: Create it, or take it out of WorkerRoleArns. "
-        f"If so: {hint}"
+        f"Does the role {_join(doubtful)} exist? If not: Create it, or take it out of WorkerRoleArns or "
+        f"DescribeRoleArns. If so: {hint}"
     )
 
 

@@ -14,19 +14,19 @@ _MAX_DETAILS_SIZE = 200_000  # characters
 _MAX_NAMED = 10
 
 _WHY_REFUSED = (
-    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns"
+    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "
+    "or DescribeRoleArns"
 )
 
 
 class RepositoriesFailed(Exception):
-    """Some repositories lack the grant for a worker role; all else was done."""
+    """Some repositories lack a grant for a role; all else was done."""
 
 
-def reject(error: Exception) -> dict[str, object]:
-    """Log and count an invalid event or setting, and return it as the answer."""
+def log_invalid_input(error: Exception) -> None:
+    """Log and count an invalid event or setting."""
     logger.error("invalid input", extra={"reason": str(error)})
     emit_metrics({"InvalidInput": 1}, {})
-    return {"error": str(error)}
 
 
 class Report:
@@ -49,7 +49,8 @@ class Report:
         self._severities: Counter[Severity] = Counter()
         self._refused: Counter[str] = Counter()
         self._denied = 0
-        self._denied_always = 0
+        self._pulls_denied = 0
+        self._pulls_denied_conditionally = 0
         self._details: dict[Severity, list[Result]] = {severity: [] for severity in Severity}
 
     def add(self, result: Result) -> None:
@@ -64,13 +65,19 @@ class Report:
                 logger.error("role refused", extra={"role": role, "reason": _WHY_REFUSED})
             self._refused[role] += 1
         if result.denied_by:
-            self._denied += 1
-            self._denied_always += any(not denial.conditional for denial in result.denied_by)
-            logger.warning("pull denied", extra=result.details())
+            self._add_denials(result)
         self._log_outcome(result)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
+
+    def _add_denials(self, result: Result) -> None:
+        refusing = [denial for denial in result.denied_by if denial.refuses_pull]
+        always = any(not denial.conditional for denial in refusing)
+        self._denied += 1
+        self._pulls_denied += always
+        self._pulls_denied_conditionally += bool(refusing) and not always
+        logger.warning("pull denied" if refusing else "grant denied", extra=result.details())
 
     def _log_outcome(self, result: Result) -> None:
         match result.outcome:
@@ -94,8 +101,8 @@ class Report:
             "DriftCorrected": attached if self._request.after_policy_change else 0,
             "Failed": self._failed,
             "RolesRefused": len(self._refused),
-            "PullsDenied": self._denied_always,
-            "PullsDeniedConditionally": self._denied - self._denied_always,
+            "PullsDenied": self._pulls_denied,
+            "PullsDeniedConditionally": self._pulls_denied_conditionally,
         }
         emit_metrics(counts, self._seconds_to_grant)
         totals = {key: value for key, value in self.answer().items() if key != "repositories"}
@@ -141,7 +148,7 @@ class Report:
     def _failures(self) -> list[str]:
         checked = self._totals.total()
         failures = [
-            f"ECR refused the worker role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
+            f"ECR refused the role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
             for role, count in sorted(self._refused.items())
         ]
         if count := self._severities[Severity.FAILED]:

@@ -11,6 +11,9 @@ type Json = Mapping[str, object]
 # As many names fit into the payload of an asynchronous invocation (1 MB), besides a page of names.
 MAX_FAILED_NAMES = 1000
 
+# Errors show values up to this length, which is more than that of a repository name.
+_MAX_SHOWN = 300  # characters
+
 _EXPECTED_FORM = (
     'the payload must look like {"repositories": ["team/app", "ml/*"], "dry_run": true}: '
     '"repositories" lists names or globs ("*" for all in scope), "dry_run" is optional'
@@ -70,6 +73,12 @@ class Request:
         return payload
 
 
+def shown(value: object) -> str:
+    """Return a value of an event for an error message: short, and no object, which could hold an identity."""
+    text = "unknown" if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
 def from_payload(payload: object) -> Request:
     """Parse a payload, written by a person or by the function itself.
 
@@ -79,7 +88,7 @@ def from_payload(payload: object) -> Request:
     if not isinstance(payload, dict):
         raise InvalidEvent(f"the payload is not a JSON object; {_EXPECTED_FORM}")
     if unknown := payload.keys() - {"repositories", "dry_run", "checkpoint"}:
-        names = ", ".join(sorted(map(str, unknown)))
+        names = shown(", ".join(sorted(map(str, unknown))))
         raise InvalidEvent(f"the payload has unknown fields: {names}; {_EXPECTED_FORM}")
     patterns = payload.get("repositories")
     checkpoint = _checkpoint(payload.get("checkpoint"))

@@ -1,9 +1,14 @@
 """The result of reconciling one repository, and its severity. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 
 from handler.denials import Denial
+from handler.grants import Entry
+
+# A policy can hold a hundred of them, and the answer has a maximum size.
+_MAX_DENIALS = 10
 
 
 class Outcome(StrEnum):
@@ -25,24 +30,24 @@ class Result:
     Attributes:
         repository: its name.
         outcome: the outcome.
-        added: the principals that our statements gained.
-        removed: the principals that our statements lost.
-        refused: the worker roles that it lacks because they do not exist.
-        denied_by: the foreign statements that deny worker roles the pull.
+        added: the entries that our statements gained.
+        removed: the entries that our statements lost.
+        refused: the roles that it lacks because they do not exist.
+        denied_by: the foreign statements that deny the grants.
         reason: why it failed.
     """
 
     repository: str
     outcome: Outcome
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
+    added: frozenset[Entry] = frozenset()
+    removed: frozenset[Entry] = frozenset()
     refused: tuple[str, ...] = ()
     denied_by: tuple[Denial, ...] = ()
     reason: str = ""
 
     @property
     def lacks_grant(self) -> bool:
-        """Whether a worker role lacks the grant."""
+        """Whether a role lacks a grant."""
         return self.outcome is Outcome.FAILED or bool(self.refused)
 
     def details(self) -> dict[str, object]:
@@ -50,17 +55,31 @@ class Result:
         known = {
             "repository": self.repository,
             "outcome": self.outcome.value,
-            "added": list(self.added),
-            "removed": list(self.removed),
-            "denied_by": [_denial_details(denial) for denial in self.denied_by],
+            "added": by_grant(self.added),
+            "removed": by_grant(self.removed),
+            "denied_by": [_denial_details(denial) for denial in self.denied_by[:_MAX_DENIALS]],
+            "denied_by_more": len(self.denied_by[_MAX_DENIALS:]),
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
 
 
 def _denial_details(denial: Denial) -> dict[str, object]:
-    details: dict[str, object] = {"statement": denial.statement, "roles": list(denial.roles)}
+    details: dict[str, object] = {
+        "statement": denial.statement,
+        "grant": denial.grant,
+        "roles": list(denial.roles),
+        "actions": list(denial.actions),
+    }
     return details | {"conditional": True} if denial.conditional else details
+
+
+def by_grant(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """Return the principals of the entries by the Sid of their grant, in order."""
+    grouped: dict[str, list[str]] = {}
+    for entry in sorted(entries):
+        grouped.setdefault(entry.sid, []).append(entry.principal)
+    return grouped
 
 
 class Severity(IntEnum):

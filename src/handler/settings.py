@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from handler.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.scope import InvalidPattern, Scope
 
+_NONE = "none"
 _EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+# Errors show values up to this length: two ARNs of roles with a path.
+_MAX_SHOWN = 300  # characters
 # The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
 # A path may hold any character from ! to ~. Not accepted are those that mean something else here: a comma, a
 # wildcard, a policy variable and a second ARN.
@@ -64,7 +68,7 @@ class InvalidSetting(ValueError):
 
     def __init__(self, variable: str, value: str, hint: str) -> None:
         """Name the variable, its value, and how to correct it."""
-        super().__init__(f"{variable} is {value!r}: {hint}")
+        super().__init__(f"{variable} is {_shortened(value)!r}: {hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,20 @@ class Settings:
     """What the deployer configured. Principals come from here alone."""
 
     worker_role_arns: tuple[str, ...]
+    describe_role_arns: tuple[str, ...]
     scope: Scope
+    pull_through_cache: Scope
     plan: bool
     remove_unlisted_roles: bool
+
+    def grants(self, repository: str) -> tuple[Grant, ...]:
+        """Return all grants, each with the roles that get it in a repository in scope."""
+        importers = self.worker_role_arns if repository in self.pull_through_cache else ()
+        return (
+            Grant(PULL, self.worker_role_arns),
+            Grant(DESCRIBE_IMAGES, self.describe_role_arns),
+            Grant(PULL_THROUGH_CACHE, importers),
+        )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -87,7 +102,9 @@ class Settings:
         remove = _choice(environment, "REMOVE_UNLISTED_ROLES", default="false", other="true")
         return cls(
             worker_role_arns=_worker_role_arns(environment),
-            scope=_scope(environment),
+            describe_role_arns=_roles(environment, "DESCRIBE_ROLE_ARNS"),
+            scope=_scope(environment, "REPOSITORIES", default="*"),
+            pull_through_cache=_scope(environment, "PULL_THROUGH_CACHE_REPOSITORIES", default=_NONE),
             plan=mode == "plan",
             remove_unlisted_roles=remove == "true",
         )
@@ -95,15 +112,20 @@ class Settings:
 
 def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
     variable = "WORKER_ROLE_ARNS"
-    value = environment.get(variable, "")
-    arns = _split_csv(value)
+    arns = _roles(environment, variable)
     if not arns:
-        raise InvalidSetting(
-            variable, value, f"list the ARN of at least one worker role, for example {_EXAMPLE_ROLE}"
-        )
+        value = environment.get(variable, "")
+        hint = f"list the ARN of at least one worker role, for example {_EXAMPLE_ROLE}"
+        raise InvalidSetting(variable, value, hint)
+    return arns
+
+
+def _roles(environment: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    value = environment.get(variable, _NONE)
+    arns = [] if value.strip() == _NONE else _split_csv(value)
     for arn in arns:
         if not _ROLE.fullmatch(arn):
-            raise InvalidSetting(variable, value, f"{arn!r} {_role_hint(arn)}")
+            raise InvalidSetting(variable, value, f"{_shortened(arn)!r} {_role_hint(arn)}")
     return tuple(dict.fromkeys(arns))
 
 
@@ -114,9 +136,10 @@ def _role_hint(value: str) -> str:
     return f"is not the ARN of an IAM role; it should look like {_EXAMPLE_ROLE}"
 
 
-def _scope(environment: Mapping[str, str]) -> Scope:
-    variable = "REPOSITORIES"
-    value = environment.get(variable, "*")
+def _scope(environment: Mapping[str, str], variable: str, *, default: str) -> Scope:
+    value = environment.get(variable, default)
+    if default == value.strip() == _NONE:
+        return Scope(included=())
     patterns = _split_csv(value)
     if not patterns:
         raise InvalidSetting(variable, value, 'list globs, separated by commas, or "*" for all repositories')
@@ -131,6 +154,10 @@ def _choice(environment: Mapping[str, str], variable: str, *, default: str, othe
     if (choice := value.strip().lower()) not in (default, other):
         raise InvalidSetting(variable, value, f'use "{default}" or "{other}"')
     return choice
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}..."
 
 
 def _split_csv(value: str) -> list[str]:

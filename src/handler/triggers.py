@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from handler.request import InvalidEvent, Json, Request, from_payload
+from handler.request import InvalidEvent, Json, Request, from_payload, shown
 from handler.scope import is_repository_name
 
 _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
@@ -59,8 +59,9 @@ def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request:
     account, region = event.get("account"), event.get("region")
     if (account, region) != (function.account, function.region):
         raise InvalidEvent(
-            f"the event comes from account {account}, region {region}, and this function manages the "
-            f"registry of account {function.account}, region {function.region}: deploy the stack there too"
+            f"the event comes from account {shown(account)}, region {shown(region)}, and this function "
+            f"manages the registry of account {function.account}, region {function.region}: deploy the stack "
+            "there too"
         )
     return to_request(event, detail, function)
 
@@ -118,7 +119,7 @@ def _repository_name(candidates: Iterator[str]) -> str:
     if name is None:
         raise InvalidEvent("the event names no repository")
     if not is_repository_name(name):
-        raise InvalidEvent(f"the event names {name!r}, which is not a valid name of an ECR repository")
+        raise InvalidEvent(f"the event names {shown(name)!r}, which is not a valid name of an ECR repository")
     return name
 
 

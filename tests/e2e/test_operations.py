@@ -71,7 +71,9 @@ class TestFailedEvent:
             invoke_async(stack, {"repositories": ["too-long/app"]})
             stack.wait_until(lambda: bool(dead_letters(stack)))
 
-        (message,) = dead_letters(stack)
+        (message,) = (
+            each for each in dead_letters(stack) if each["responsePayload"]["errorType"] != "InvalidEvent"
+        )
         assert message["requestPayload"] == {"repositories": ["too-long/app"]}
         assert message["requestContext"]["approximateInvokeCount"] == 3
         assert "shorten the other statements" in message["responsePayload"]["errorMessage"]
@@ -81,7 +83,7 @@ class TestFailedEvent:
             assert "failed" not in stack.invoke({"repositories": ["*"]})["outcomes"]
         assert stack.statements("too-long/app") == [ALLOW_PULL]
 
-    def test_with_invalid_input_is_not_retried(self, stack: Stack) -> None:
+    def test_with_invalid_input_is_retried_then_sent_to_the_dead_letter_queue(self, stack: Stack) -> None:
         event = {
             "source": "aws.ecr",
             "detail-type": "ECR Image Action",
@@ -89,12 +91,18 @@ class TestFailedEvent:
             "detail": {},
             "region": "x",
         }
+
+        def messages() -> list[dict[str, Any]]:
+            return [each for each in dead_letters(stack) if each["requestPayload"] == event]
+
         invoke_async(stack, event)
+        stack.wait_until(lambda: bool(messages()))
 
-        stack.wait_until(lambda: any(line.get("correlation_id") == "0e" for line in stack.log_lines()))
-
+        (message,) = messages()
+        assert message["requestContext"]["approximateInvokeCount"] == 3
+        assert message["responsePayload"]["errorType"] == "InvalidEvent"
         lines = [line for line in stack.log_lines() if line.get("correlation_id") == "0e"]
-        assert [line["message"] for line in lines] == ["invalid input"]
+        assert [line["message"] for line in lines] == ["invalid input"] * 3
 
 
 def test_time_from_creation_to_grant_is_a_metric(stack: Stack) -> None:

@@ -102,12 +102,15 @@ def test_cold_and_warm_invocations_reconcile_the_requested_repositories(
     assert f'"correlation_id":"{saved_event("created-by-api")["id"]}"' in log
 
 
-def test_function_answers_invalid_input_and_keeps_running(built: Path, tmp_path: Path, ecr: FakeEcr) -> None:
+def test_invalid_payload_is_a_function_error_and_the_function_keeps_running(
+    built: Path, tmp_path: Path, ecr: FakeEcr
+) -> None:
     with running(built, tmp_path, ecr) as function:
         invalid = function.invoke({"repository": "team/app"})
         valid = function.invoke({"repositories": ["team/app"]})
 
-    assert "should look like" in invalid["error"]
+    assert invalid["errorType"] == "InvalidEvent"
+    assert "must look like" in invalid["errorMessage"]
     assert valid["outcomes"] == {"attached": 1}
 
 
@@ -120,11 +123,50 @@ def test_failed_reconcile_is_a_function_error(built: Path, tmp_path: Path, ecr: 
     assert ROLE in response["errorMessage"]
 
 
-def test_invalid_setting_is_returned_to_each_caller(built: Path, tmp_path: Path, ecr: FakeEcr) -> None:
+def test_invalid_setting_is_a_function_error_in_each_invocation(
+    built: Path, tmp_path: Path, ecr: FakeEcr
+) -> None:
     with running(built, tmp_path, ecr, WORKER_ROLE_ARNS="*") as function:
-        response = function.invoke({"repositories": ["*"]})
+        cold, warm = (function.invoke({"repositories": ["*"]}) for _ in range(2))
 
-    assert response["error"].startswith("WORKER_ROLE_ARNS is '*': ")
+    assert cold["errorType"] == warm["errorType"] == "InvalidSetting"
+    assert cold["errorMessage"].startswith("WORKER_ROLE_ARNS is '*': ")
+    assert cold["stackTrace"] == warm["stackTrace"]
+
+
+@pytest.mark.parametrize(
+    ("level", "lambda_level", "messages"),
+    [
+        ("INFO", "INFO", {"reconciled", "reconcile failed", "pull denied", "report"}),
+        ("WARN", "INFO", {"reconcile failed", "pull denied"}),
+        ("ERROR", "INFO", {"reconcile failed"}),
+        ("DEBUG", "DEBUG", {"reconciled", "reconcile failed", "pull denied", "report"}),
+    ],
+)
+def test_log_level_applies_to_the_function_and_never_to_metrics(
+    built: Path, tmp_path: Path, ecr: FakeEcr, level: str, lambda_level: str, messages: set[str]
+) -> None:
+    """Lambda sets AWS_LAMBDA_LOG_LEVEL and AWS_LAMBDA_LOG_FORMAT from the template's `LoggingConfig`."""
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "ecr:*"}
+    long = {"Sid": "x" * 10_000, "Effect": "Allow", "Principal": "*", "Action": "ecr:PutImage"}
+    ecr.create_repository("denied/app", policy={"Version": "2012-10-17", "Statement": [deny]})
+    ecr.create_repository("too-long/app", policy={"Version": "2012-10-17", "Statement": [long]})
+    logging = {
+        "POWERTOOLS_LOG_LEVEL": level,
+        "AWS_LAMBDA_LOG_LEVEL": lambda_level,
+        "AWS_LAMBDA_LOG_FORMAT": "JSON",
+    }
+
+    with running(built, tmp_path, ecr, **logging) as function:
+        function.invoke({"repositories": ["*"]})
+        lines = [json.loads(line) for line in function.log().splitlines() if line.startswith("{")]
+
+    ours = [line for line in lines if line.get("service") == "ecr-allow-pull"]
+    assert {line["message"] for line in ours if "message" in line} == messages
+    assert {"Attached", "Failed", "PullsDenied"} <= set().union(*lines)
+    assert not [line for line in lines if "credentials" in line.get("message", "")]
+    for secret in ("Signature", "Credential=", "ecr:PutImage", "policyText"):
+        assert secret not in function.log()
 
 
 def test_timeout_is_an_error_that_names_the_cause(built: Path, tmp_path: Path, ecr: FakeEcr) -> None:

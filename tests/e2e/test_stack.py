@@ -64,10 +64,11 @@ class TestManualInvocation:
     def test_reports_a_glob_that_matches_nothing(self, stack: Stack) -> None:
         assert stack.invoke({"repositories": ["no-such/*"]})["unmatched"] == ["no-such/*"]
 
-    def test_with_an_invalid_payload_returns_an_example(self, stack: Stack) -> None:
+    def test_with_an_invalid_payload_fails_with_an_example(self, stack: Stack) -> None:
         response = stack.invoke({"repository": "team/app"})
 
-        assert '{"repositories": ["team/app", "ml/*"], "dry_run": true}' in response["error"]
+        assert response["errorType"] == "InvalidEvent"
+        assert '{"repositories": ["team/app", "ml/*"], "dry_run": true}' in response["errorMessage"]
 
 
 def test_sweep_near_its_timeout_continues_in_new_invocations_until_done(stack: Stack) -> None:
@@ -94,8 +95,9 @@ class TestSettings:
         with environment(stack, WORKER_ROLE_ARNS="arn:aws:sts::222222222222:assumed-role/node-group/i-1"):
             response = stack.invoke({})
 
-        assert response["error"].startswith("WORKER_ROLE_ARNS is ")
-        assert "arn:aws:iam::222222222222:role/node-group" in response["error"]
+        assert response["errorType"] == "InvalidSetting"
+        assert response["errorMessage"].startswith("WORKER_ROLE_ARNS is ")
+        assert "arn:aws:iam::222222222222:role/node-group" in response["errorMessage"]
 
     def test_plan_mode_never_writes(self, stack: Stack) -> None:
         with environment(stack, MODE="plan"):

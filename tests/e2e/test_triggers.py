@@ -156,6 +156,12 @@ NON_MATCHING_EVENTS: list[tuple[str, Change]] = [
     ("deployed", {"status-details": {"status": "UPDATE_ROLLBACK_COMPLETE"}}),
     ("deployed", {"stack-id": f"arn:aws:cloudformation:us-east-1:{ACCOUNT}:stack/other/1"}),
 ]
+# What another bus forwards keeps the account and the region where the event happened.
+FORWARDED_EVENTS: list[tuple[str, Change]] = [
+    (event, {envelope: value})
+    for event in ("created-by-api", "created-by-service", "policy-set", "image-pushed", "deployed")
+    for envelope, value in (("account", "999999999999"), ("region", "eu-west-1"))
+]
 
 
 @pytest.mark.parametrize(("event", "change", "rule"), MATCHING_EVENTS)
@@ -165,7 +171,7 @@ def test_event_matches_only_its_rule(
     assert matching_rules(stack, with_change(stack, saved_event(event), change)) == [rule]
 
 
-@pytest.mark.parametrize(("event", "change"), NON_MATCHING_EVENTS)
+@pytest.mark.parametrize(("event", "change"), NON_MATCHING_EVENTS + FORWARDED_EVENTS)
 def test_non_matching_event_matches_no_rule(
     stack: Stack, saved_event: SavedEvent, event: str, change: Change
 ) -> None:
@@ -202,7 +208,7 @@ def with_change(stack: Stack, event: dict[str, Any], change: Change) -> dict[str
     detail = event["detail"] | {key: value for key, value in change.items() if key not in event}
     if change.get("userIdentity", "") is None:
         del detail["userIdentity"]
-    return event | envelope | {"account": ACCOUNT, "detail": detail}
+    return event | {"account": ACCOUNT} | envelope | {"detail": detail}
 
 
 def own_identity(stack: Stack) -> str:

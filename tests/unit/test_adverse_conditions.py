@@ -286,7 +286,7 @@ class TestAPolicyNearTheMaximumLength:
         with pytest.raises(RepositoriesFailed, match=f"No room for {B}: .*ECR allows 10,240: shorten"):
             function.run("app")
 
-        assert function.answers[0]["repositories"][0]["added"] == [A]
+        assert function.answers[0]["repositories"][0]["added"] == {"AllowPull": [A]}
         assert ecr.get_policy("app")["Statement"][-1] == normalized(document(grant(A)))["Statement"][0]  # type: ignore[index]
 
     def test_gets_the_role_that_exists_if_a_missing_one_takes_the_room(
@@ -299,7 +299,7 @@ class TestAPolicyNearTheMaximumLength:
         with pytest.raises(RepositoriesFailed, match=A):
             function.run("app")
 
-        assert function.answers[0]["repositories"][0]["added"] == [B]
+        assert function.answers[0]["repositories"][0]["added"] == {"AllowPull": [B]}
 
     def test_gives_up_the_ids_of_deleted_roles_in_our_statement(
         self, ecr: FakeEcr, function: Function
@@ -325,7 +325,7 @@ class TestAPolicyNearTheMaximumLength:
         with pytest.raises(RepositoriesFailed, match=f"No room for {B}"):
             function.run("app")
 
-        assert function.answers[0]["repositories"][0]["added"] == [A]
+        assert function.answers[0]["repositories"][0]["added"] == {"AllowPull": [A]}
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,9 @@ class TestANewRepository:
             "checked": 1,
             "dry_run": False,
             "outcomes": {"attached": 1},
-            "repositories": [{"repository": "team/app", "outcome": "attached", "added": [ROLE]}],
+            "repositories": [
+                {"repository": "team/app", "outcome": "attached", "added": {"AllowPull": [ROLE]}}
+            ],
             "truncated": False,
         }
 
@@ -340,8 +342,8 @@ class TestADryRun:
         assert report["dry_run"] is True
         assert report["outcomes"] == {"would_attach": 2}
         assert report["repositories"] == [
-            {"repository": "ml/train", "outcome": "would_attach", "added": [ROLE]},
-            {"repository": "team/app", "outcome": "would_attach", "added": [ROLE]},
+            {"repository": "ml/train", "outcome": "would_attach", "added": {"AllowPull": [ROLE]}},
+            {"repository": "team/app", "outcome": "would_attach", "added": {"AllowPull": [ROLE]}},
         ]
         assert "SetRepositoryPolicy" not in function.calls
         assert function.policy("team/app") is None
@@ -365,7 +367,7 @@ class TestUnlistedRoles:
         report = function.invoke({"repositories": ["team/app"]})
 
         assert function.policy("team/app") == document(allow_pull(OTHER_ROLE, ROLE))
-        assert report["repositories"][0]["added"] == [ROLE]
+        assert report["repositories"][0]["added"] == {"AllowPull": [ROLE]}
 
     def test_are_removed_on_request_and_reported(self, start: Start) -> None:
         function = start(REMOVE_UNLISTED_ROLES="true")
@@ -374,7 +376,7 @@ class TestUnlistedRoles:
         report = function.invoke({"repositories": ["team/app"]})
 
         assert function.policy("team/app") == document(FOREIGN, allow_pull(ROLE))
-        assert report["repositories"][0]["removed"] == [OTHER_ROLE]
+        assert report["repositories"][0]["removed"] == {"AllowPull": [OTHER_ROLE]}
 
 
 class TestASweepThatRunsOutOfTime:
@@ -614,9 +616,14 @@ class TestMetrics:
         assert emitted_metrics(capsys.readouterr().out) == {"Unchanged": 1}
         assert report["denied"] == 1
         assert report["repositories"][0]["denied_by"] == [
-            {"statement": "number 1", "roles": [ROLE], "actions": ["ecr:BatchCheckLayerAvailability"]}
+            {
+                "statement": "number 1",
+                "grant": "AllowPull",
+                "roles": [ROLE],
+                "actions": ["ecr:BatchCheckLayerAvailability"],
+            }
         ]
-        assert [line["message"] for line in logged()] == ["action denied", "report"]
+        assert [line["message"] for line in logged()] == ["grant denied", "report"]
 
     def test_are_not_emitted_for_an_ignored_event(
         self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]

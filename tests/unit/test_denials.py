@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 
 from handler.denials import deleted_principals, denials
-from handler.policy import PULL_ACTIONS, foreign
+from handler.grants import ACTIONS, PULL, Grant
+from handler.policy import foreign
 from handler.policy_document import Policy
 from tests.unit.evaluator import Decision, decide
 from tests.unit.test_policy_promises import policies
@@ -15,6 +16,7 @@ ACCOUNT = "222222222222"
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/path/unionai-acme-flyteworker-node-group"
 OTHER = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
+PULL_ACTIONS = ACTIONS[PULL]
 DELETED_ID = "AROAEXAMPLEEXAMPLEEXA"
 
 
@@ -24,7 +26,7 @@ def deny(**elements: object) -> Mapping[str, object]:
 
 def denied(statement: Mapping[str, object]) -> tuple[str, ...]:
     policy: Policy = {"Version": "2012-10-17", "Statement": [dict(statement)]}
-    return tuple(role for denial in denials(policy, [ROLE, OTHER]) for role in denial.roles)
+    return tuple(role for denial in denials(policy, [Grant(PULL, (ROLE, OTHER))]) for role in denial.roles)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_not_action_denies_all_other_actions(not_action: object, roles: tuple[st
 def test_a_denial_lists_the_denied_actions_and_whether_they_refuse_a_pull(
     action: str, actions: tuple[str, ...], *, refuses_pull: bool
 ) -> None:
-    (denial,) = denials({"Statement": [deny(Action=action)]}, [ROLE])
+    (denial,) = denials({"Statement": [deny(Action=action)]}, [Grant(PULL, (ROLE,))])
 
     assert (denial.actions, denial.refuses_pull) == (actions, refuses_pull)
 
@@ -129,7 +131,7 @@ def test_a_denial_names_the_statement_by_sid_or_number_and_reports_a_condition()
     unnamed = {key: value for key, value in deny().items() if key != "Sid"}
     policy: Policy = {"Statement": [unnamed, deny(Condition={"Bool": {"aws:SecureTransport": "false"}})]}
 
-    assert [(denial.statement, denial.conditional) for denial in denials(policy, [ROLE])] == [
+    assert [(denial.statement, denial.conditional) for denial in denials(policy, [Grant(PULL, (ROLE,))])] == [
         ("number 1", False),
         ('"No"', True),
     ]
@@ -137,18 +139,19 @@ def test_a_denial_names_the_statement_by_sid_or_number_and_reports_a_condition()
 
 @given(policies)
 def test_an_action_is_reported_as_denied_exactly_if_the_evaluator_denies_it(policy: Policy | None) -> None:
-    roles = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]
+    roles = tuple(f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4))
     reported = {
-        (role, action)
-        for denial in denials(policy, roles)
+        (denial.grant, role, action)
+        for denial in denials(policy, [Grant(sid, roles) for sid in ACTIONS])
         for role in denial.roles
         for action in denial.actions
     }
 
     assert reported == {
-        (role, action)
+        (sid, role, action)
+        for sid, actions in ACTIONS.items()
         for role in roles
-        for action in PULL_ACTIONS
+        for action in actions
         if decide(policy, role, action, lambda _: True) is Decision.DENIED
     }
 

@@ -9,12 +9,13 @@ from hypothesis.strategies import SearchStrategy
 
 from devstack.fake_ecr import ACCOUNT, REGION
 from handler.denials import canonical_form, deleted_principals, denials
-from handler.policy import attach, granted
+from handler.grants import PULL, Grant
 from handler.policy_document import InvalidPolicy, PolicyTooLong, parse, render
 from handler.request import InvalidEvent, Request
 from handler.scope import is_repository_name
 from handler.triggers import FunctionIdentity
 from handler.triggers import parse as parse_event
+from tests.unit.pull_grant import attach_pull, pull_roles
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 FUNCTION = FunctionIdentity(ACCOUNT, REGION, caller_arn="ourselves")
@@ -131,13 +132,13 @@ def test_an_event_yields_only_valid_repository_names(event: object) -> None:
 def test_any_text_as_a_policy_is_parsed_or_rejected(text: str) -> None:
     try:
         present = parse(text)
-        wanted = attach(present, [ROLE], remove_deleted=True)
+        wanted = attach_pull(present, [ROLE], remove_deleted=True)
         written = render(wanted)
     except (InvalidPolicy, PolicyTooLong):
         return
     for function in (deleted_principals, canonical_form):
         function(present)
-    denials(present, [ROLE])
+    denials(present, [Grant(PULL, (ROLE,))])
     written.encode()
     assert parse(written) == wanted
-    assert ROLE in granted(wanted)
+    assert ROLE in pull_roles(wanted)

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from handler.policy import PULL_ACTIONS, attach, granted
+from handler.grants import ACTIONS, DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Entry, Grant
+from handler.policy import attach, granted
 from handler.policy_document import InvalidPolicy, Policy, PolicyTooLong, Statement, parse, render
+from tests.unit.pull_grant import attach_pull, pull_roles
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
@@ -30,33 +32,38 @@ def document(*statements: Statement, **elements: object) -> Policy:
     return {"Version": "2012-10-17", "Statement": list(statements)} | elements
 
 
+PULL_ACTIONS = ACTIONS[PULL]
+
+
 class TestAttach:
     def test_creates_a_policy_with_only_our_statement(self) -> None:
-        assert render(attach(None, [ROLE])) == (
+        assert render(attach_pull(None, [ROLE])) == (
             '{"Version":"2012-10-17","Statement":[{"Sid":"AllowPull","Effect":"Allow",'
             '"Principal":{"AWS":"arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"},'
             '"Action":["ecr:GetDownloadUrlForLayer","ecr:BatchGetImage","ecr:BatchCheckLayerAvailability"]}]}'
         )
 
     def test_lists_several_roles_in_one_statement(self) -> None:
-        assert attach(None, [ROLE, OTHER_ROLE]) == document(
+        assert attach_pull(None, [ROLE, OTHER_ROLE]) == document(
             ALLOW_PULL | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}
         )
 
     def test_appends_our_statement_after_foreign_statements(self) -> None:
-        assert attach(document(FOREIGN, Id="theirs"), [ROLE]) == document(FOREIGN, ALLOW_PULL, Id="theirs")
+        assert attach_pull(document(FOREIGN, Id="theirs"), [ROLE]) == document(
+            FOREIGN, ALLOW_PULL, Id="theirs"
+        )
 
     def test_accepts_a_statement_that_is_a_single_object(self) -> None:
-        assert attach({"Version": "2008-10-17", "Statement": FOREIGN}, [ROLE]) == {
+        assert attach_pull({"Version": "2008-10-17", "Statement": FOREIGN}, [ROLE]) == {
             "Version": "2008-10-17",
             "Statement": [FOREIGN, ALLOW_PULL],
         }
 
     def test_adds_no_version_to_a_policy_without_one(self) -> None:
-        assert attach({"Statement": [FOREIGN]}, [ROLE]) == {"Statement": [FOREIGN, ALLOW_PULL]}
+        assert attach_pull({"Statement": [FOREIGN]}, [ROLE]) == {"Statement": [FOREIGN, ALLOW_PULL]}
 
     def test_adds_only_the_missing_roles(self) -> None:
-        attached = attach(document(ALLOW_PULL, FOREIGN), [ROLE, OTHER_ROLE])
+        attached = attach_pull(document(ALLOW_PULL, FOREIGN), [ROLE, OTHER_ROLE])
 
         assert attached == document(ALLOW_PULL | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}, FOREIGN)
 
@@ -73,12 +80,12 @@ class TestAttach:
     def test_does_not_change_a_policy_that_holds_the_grant_in_any_form(self, statement: Statement) -> None:
         present = document(FOREIGN, statement)
 
-        assert attach(present, [ROLE]) is present
+        assert attach_pull(present, [ROLE]) is present
 
     def test_keeps_a_manually_added_role(self) -> None:
-        attached = attach(document(ALLOW_PULL | {"Principal": {"AWS": MANUALLY_ADDED}}), [ROLE])
+        attached = attach_pull(document(ALLOW_PULL | {"Principal": {"AWS": MANUALLY_ADDED}}), [ROLE])
 
-        assert granted(attached) == {MANUALLY_ADDED, ROLE}
+        assert pull_roles(attached) == {MANUALLY_ADDED, ROLE}
 
     @pytest.mark.parametrize(
         "taken",
@@ -103,17 +110,17 @@ class TestAttach:
         ],
     )
     def test_uses_another_sid_if_ours_is_taken_by_a_foreign_statement(self, taken: Statement) -> None:
-        attached = attach(document(taken), [ROLE])
+        attached = attach_pull(document(taken), [ROLE])
 
         assert attached == document(taken, ALLOW_PULL | {"Sid": "AllowPull2"})
-        assert attach(attached, [ROLE]) is attached
+        assert attach_pull(attached, [ROLE]) is attached
 
     def test_uses_the_next_free_sid(self) -> None:
         taken = ALLOW_PULL | {"Effect": "Deny"}
         present = document(taken, taken | {"Sid": "AllowPull2"}, taken | {"Sid": "AllowPull3"})
 
-        assert granted(attach(present, [ROLE])) == {ROLE}
-        assert attach(present, [ROLE])["Statement"] == [
+        assert pull_roles(attach_pull(present, [ROLE])) == {ROLE}
+        assert attach_pull(present, [ROLE])["Statement"] == [
             *document(taken, taken | {"Sid": "AllowPull2"}, taken | {"Sid": "AllowPull3"})["Statement"],  # type: ignore[misc]
             ALLOW_PULL | {"Sid": "AllowPull4"},
         ]
@@ -122,24 +129,24 @@ class TestAttach:
     def test_treats_a_statement_with_another_sid_as_foreign(self, sid: object) -> None:
         similar = ALLOW_PULL | {"Sid": sid}
 
-        assert attach(document(similar), [ROLE]) == document(similar, ALLOW_PULL)
+        assert attach_pull(document(similar), [ROLE]) == document(similar, ALLOW_PULL)
 
     def test_keeps_foreign_statements_that_share_a_sid_or_have_none(self) -> None:
         anonymous = {key: value for key, value in FOREIGN.items() if key != "Sid"}
 
-        assert attach(document(FOREIGN, FOREIGN, anonymous, anonymous), [ROLE]) == document(
+        assert attach_pull(document(FOREIGN, FOREIGN, anonymous, anonymous), [ROLE]) == document(
             FOREIGN, FOREIGN, anonymous, anonymous, ALLOW_PULL
         )
 
     def test_removes_unlisted_roles_on_request(self) -> None:
         present = document(ALLOW_PULL | {"Principal": {"AWS": [MANUALLY_ADDED, ROLE]}}, FOREIGN)
 
-        assert attach(present, [ROLE], remove_unlisted=True) == document(ALLOW_PULL, FOREIGN)
+        assert attach_pull(present, [ROLE], remove_unlisted=True) == document(ALLOW_PULL, FOREIGN)
 
     def test_replaces_the_roles_of_our_statement_on_request(self) -> None:
         present = document(FOREIGN, ALLOW_PULL | {"Principal": {"AWS": MANUALLY_ADDED}})
 
-        assert attach(present, [ROLE, OTHER_ROLE], remove_unlisted=True) == document(
+        assert attach_pull(present, [ROLE, OTHER_ROLE], remove_unlisted=True) == document(
             FOREIGN, ALLOW_PULL | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}
         )
 
@@ -148,15 +155,64 @@ class TestAttach:
             ALLOW_PULL, FOREIGN, ALLOW_PULL | {"Sid": "AllowPull2", "Principal": {"AWS": MANUALLY_ADDED}}
         )
 
-        assert attach(present, [ROLE], remove_unlisted=True) == document(ALLOW_PULL, FOREIGN)
+        assert attach_pull(present, [ROLE], remove_unlisted=True) == document(ALLOW_PULL, FOREIGN)
 
     def test_does_not_mutate_its_input(self) -> None:
         present = document(FOREIGN, ALLOW_PULL)
         before = json.dumps(present)
 
-        attach(present, [OTHER_ROLE], remove_unlisted=True)
+        attach_pull(present, [OTHER_ROLE], remove_unlisted=True)
 
         assert json.dumps(present) == before
+
+
+class TestSeveralGrants:
+    GRANTS = (
+        Grant(PULL, (ROLE,)),
+        Grant(DESCRIBE_IMAGES, (OTHER_ROLE,)),
+        Grant(PULL_THROUGH_CACHE, (ROLE,)),
+    )
+    STATEMENTS = (
+        ALLOW_PULL,
+        ALLOW_PULL
+        | {"Sid": "AllowDescribeImages", "Principal": {"AWS": OTHER_ROLE}, "Action": ["ecr:DescribeImages"]},
+        ALLOW_PULL | {"Sid": "AllowPullThroughCache", "Action": ["ecr:BatchImportUpstreamImage"]},
+    )
+
+    def test_get_a_statement_each(self) -> None:
+        assert attach(None, self.GRANTS) == document(*self.STATEMENTS)
+        assert attach(document(FOREIGN), self.GRANTS) == document(FOREIGN, *self.STATEMENTS)
+
+    def test_without_roles_get_no_statement(self) -> None:
+        assert attach(None, [Grant(PULL, (ROLE,)), Grant(DESCRIBE_IMAGES, ())]) == document(ALLOW_PULL)
+
+    def test_are_found_in_a_policy(self) -> None:
+        assert granted(document(FOREIGN, *self.STATEMENTS)) == {
+            Entry(PULL, ROLE),
+            Entry(DESCRIBE_IMAGES, OTHER_ROLE),
+            Entry(PULL_THROUGH_CACHE, ROLE),
+        }
+
+    def test_are_recognized_by_the_sid_and_the_actions_together(self) -> None:
+        swapped = self.STATEMENTS[1] | {"Sid": "AllowPullThroughCache"}
+
+        attached = attach(document(swapped), self.GRANTS)
+
+        assert attached == document(
+            swapped, *self.STATEMENTS[:2], self.STATEMENTS[2] | {"Sid": "AllowPullThroughCache2"}
+        )
+
+    def test_keep_their_statement_where_they_no_longer_apply(self) -> None:
+        present = document(*self.STATEMENTS)
+
+        assert attach(present, [*self.GRANTS[:2], Grant(PULL_THROUGH_CACHE, ())]) is present
+
+    def test_lose_their_statement_where_they_no_longer_apply_on_request(self) -> None:
+        grants = [*self.GRANTS[:2], Grant(PULL_THROUGH_CACHE, ())]
+
+        attached = attach(document(*self.STATEMENTS), grants, remove_unlisted=ACTIONS)
+
+        assert attached == document(*self.STATEMENTS[:2])
 
 
 class TestParse:

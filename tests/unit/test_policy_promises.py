@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from handler.policy import PULL_ACTIONS, attach, granted
+from handler.grants import ACTIONS, PULL, Entry, Grant
+from handler.policy import attach, granted
 from handler.policy_document import Policy, Statement, parse
 from tests.unit.evaluator import Decision, decide
 
@@ -26,19 +27,28 @@ NAMED = [
     "arn:aws:iam::222222222221:root",
     "AROAEXAMPLEEXAMPLEEXA",
 ]
-OTHER_ACTIONS = ["ecr:PutImage", "ecr:DescribeImages", "ecr:SetRepositoryPolicy", "ecr:BatchGetImageFoo"]
+OTHER_ACTIONS = [
+    "ecr:PutImage",
+    "ecr:DescribeImageScanFindings",
+    "ecr:SetRepositoryPolicy",
+    "ecr:BatchGetImageFoo",
+]
 CONDITIONS: list[Mapping[str, object]] = [
     {"StringEquals": {"aws:PrincipalOrgID": "o-exampleorgid"}},
     {"Bool": {"aws:SecureTransport": "false"}},
 ]
 
-roles = st.lists(st.sampled_from(WORKERS), min_size=1, unique=True)
+GRANTED_ACTIONS = [action for actions in ACTIONS.values() for action in actions]
+
+roles = st.lists(st.sampled_from(WORKERS), unique=True).map(tuple)
+grant_lists: SearchStrategy[list[Grant]] = st.tuples(
+    *(st.builds(Grant, st.just(sid), roles) for sid in ACTIONS)
+).map(list)
 names = st.one_of(st.sampled_from(NAMED), st.lists(st.sampled_from(NAMED), min_size=1, max_size=4))
-pull_actions = st.permutations(PULL_ACTIONS)
 actions: SearchStrategy[object] = st.one_of(
-    st.sampled_from(["*", "ecr:*", "ECR:batch*", "ecr:Batch?etImage", *PULL_ACTIONS, *OTHER_ACTIONS]),
-    st.lists(st.sampled_from([*PULL_ACTIONS, *OTHER_ACTIONS, "ecr:Get*"]), min_size=1, max_size=5),
-    pull_actions,
+    st.sampled_from(["*", "ecr:*", "ECR:batch*", "ecr:Batch?etImage", *GRANTED_ACTIONS, *OTHER_ACTIONS]),
+    st.lists(st.sampled_from([*GRANTED_ACTIONS, *OTHER_ACTIONS, "ecr:Get*"]), min_size=1, max_size=5),
+    *(st.permutations(actions_of_sid) for actions_of_sid in ACTIONS.values()),
 )
 principals: SearchStrategy[object] = st.one_of(
     st.just("*"),
@@ -47,7 +57,9 @@ principals: SearchStrategy[object] = st.one_of(
     st.just({"Service": "lambda.amazonaws.com"}),
     st.builds(lambda aws: {"AWS": aws, "Service": ["lambda.amazonaws.com"]}, names),
 )
-sids = st.sampled_from(["AllowPull", "AllowPull2", "AllowPull3", "AllowPush", "Lambda"])
+sids = st.sampled_from(
+    [*(f"{sid}{number}" for sid in ACTIONS for number in ("", 2, 3)), "AllowPush", "Lambda"]
+)
 
 
 def statement(
@@ -67,13 +79,18 @@ any_statement: SearchStrategy[Statement] = st.builds(
         optional={"Sid": sids, "Condition": st.sampled_from(CONDITIONS)},
     ),
 )
-plain_statement: SearchStrategy[Statement] = st.fixed_dictionaries(
-    {
-        "Sid": sids,
-        "Effect": st.just("Allow"),
-        "Principal": st.builds(lambda aws: {"AWS": aws}, names),
-        "Action": pull_actions,
-    }
+plain_statement: SearchStrategy[Statement] = st.one_of(
+    [
+        st.fixed_dictionaries(
+            {
+                "Sid": st.sampled_from([sid, f"{sid}2", f"{sid}3"]),
+                "Effect": st.just("Allow"),
+                "Principal": st.builds(lambda aws: {"AWS": aws}, names),
+                "Action": st.permutations(actions_of_sid),
+            }
+        )
+        for sid, actions_of_sid in ACTIONS.items()
+    ]
 )
 statements = st.one_of(any_statement, plain_statement)
 documents: SearchStrategy[Policy] = st.fixed_dictionaries(
@@ -92,100 +109,114 @@ def listed(policy: Policy | None) -> list[object]:
     return present if isinstance(present, list) else [present]
 
 
-@given(policies, roles)
-def test_every_role_is_allowed_to_pull_by_an_unconditional_allow(
-    policy: Policy | None, roles: list[str]
+def is_granted(grants: list[Grant], principal: str, action: str) -> bool:
+    return any(principal in grant.roles and action in ACTIONS[grant.sid] for grant in grants)
+
+
+def entries_of(grants: list[Grant]) -> set[Entry]:
+    return {entry for grant in grants for entry in grant.entries()}
+
+
+@given(policies, grant_lists)
+def test_every_role_is_allowed_its_actions_by_an_unconditional_allow(
+    policy: Policy | None, grants: list[Grant]
 ) -> None:
-    attached = attach(policy, roles)
+    attached = attach(policy, grants)
 
     allows = {"Statement": [s for s in listed(attached) if isinstance(s, dict) and s["Effect"] == "Allow"]}
-    for role in roles:
-        for action in PULL_ACTIONS:
-            assert decide(allows, role, action, lambda _: False) is Decision.ALLOWED
+    for grant in grants:
+        for role in grant.roles:
+            for action in ACTIONS[grant.sid]:
+                assert decide(allows, role, action, lambda _: False) is Decision.ALLOWED
 
 
 @every_condition
-@given(policy=policies, roles=roles)
+@given(policy=policies, grants=grant_lists)
 def test_permissions_of_other_principals_and_actions_do_not_change(
-    policy: Policy | None, roles: list[str], true_conditions: list[object]
+    policy: Policy | None, grants: list[Grant], true_conditions: list[object]
 ) -> None:
-    attached = attach(policy, roles)
+    attached = attach(policy, grants)
 
     for principal in WORKERS + OTHER_PRINCIPALS:
-        for action in [*PULL_ACTIONS, *OTHER_ACTIONS]:
+        for action in [*GRANTED_ACTIONS, *OTHER_ACTIONS]:
             before, after = (
                 decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached)
             )
-            if principal in roles and action in PULL_ACTIONS:
+            if is_granted(grants, principal, action):
                 assert (after is Decision.DENIED) == (before is Decision.DENIED)
             else:
                 assert after is before
 
 
-@given(policy=policies, roles=roles, remove=st.booleans())
-def test_attach_is_idempotent(policy: Policy | None, roles: list[str], *, remove: bool) -> None:
-    attached = attach(policy, roles, remove_unlisted=remove)
+@given(policy=policies, grants=grant_lists, remove=st.booleans())
+def test_attach_is_idempotent(policy: Policy | None, grants: list[Grant], *, remove: bool) -> None:
+    attached = attach(policy, grants, remove_unlisted=ACTIONS if remove else ())
 
-    assert attach(attached, roles, remove_unlisted=remove) is attached
+    assert attach(attached, grants, remove_unlisted=ACTIONS if remove else ()) is attached
 
 
-@given(data=st.data(), policy=policies, roles=roles, remove=st.booleans())
+@given(data=st.data(), policy=policies, grants=grant_lists, remove=st.booleans())
 def test_attach_is_idempotent_in_any_form_and_order_that_ecr_returns(
-    data: st.DataObject, policy: Policy | None, roles: list[str], *, remove: bool
+    data: st.DataObject, policy: Policy | None, grants: list[Grant], *, remove: bool
 ) -> None:
-    attached = attach(policy, roles, remove_unlisted=remove)
+    attached = attach(policy, grants, remove_unlisted=ACTIONS if remove else ())
 
     returned = data.draw(reshaped(attached))
 
-    assert attach(returned, roles, remove_unlisted=remove) is returned
+    assert attach(returned, grants, remove_unlisted=ACTIONS if remove else ()) is returned
 
 
-@given(policy=policies, roles=roles)
+@given(policy=policies, grants=grant_lists)
 def test_foreign_statements_are_kept_when_unlisted_roles_are_removed(
-    policy: Policy | None, roles: list[str]
+    policy: Policy | None, grants: list[Grant]
 ) -> None:
-    attached = attach(policy, roles, remove_unlisted=True)
+    attached = attach(policy, grants, remove_unlisted=ACTIONS)
 
     assert [s for s in listed(attached) if not granted({"Statement": [s]})] == [
         s for s in listed(policy) if not granted({"Statement": [s]})
     ]
 
 
-@given(policies, roles)
-def test_foreign_statements_keep_their_content_and_position(policy: Policy | None, roles: list[str]) -> None:
-    attached = attach(policy, roles)
+@given(policies, grant_lists)
+def test_foreign_statements_keep_their_content_and_position(
+    policy: Policy | None, grants: list[Grant]
+) -> None:
+    attached = attach(policy, grants)
 
     before, after = listed(policy), listed(attached)
     touched = [pair for pair in zip(before, after, strict=False) if pair[0] != pair[1]]
-    assert len(after) - len(before) + len(touched) <= 1
+    assert len(after) - len(before) + len(touched) <= len([grant for grant in grants if grant.roles])
     for old, new in touched:
         assert isinstance(old, dict)
         assert isinstance(new, dict)
-        assert old["Sid"].startswith("AllowPull")
+        (sid,) = {entry.sid for entry in granted({"Statement": [old]})}
+        (listed_roles,) = (grant.roles for grant in grants if grant.sid == sid)
         assert old | {"Principal": None} == new | {"Principal": None}
-        assert set(names_of(old)) <= set(names_of(new)) <= set(names_of(old)) | set(roles)
-    if policy is not None:
+        assert set(names_of(old)) <= set(names_of(new)) <= set(names_of(old)) | set(listed_roles)
+    if policy is not None and attached is not None:
         assert attached | {"Statement": None} == policy | {"Statement": None}
 
 
-@given(policies, roles)
-def test_no_role_is_removed_by_default(policy: Policy | None, roles: list[str]) -> None:
-    assert granted(attach(policy, roles)) == granted(policy) | set(roles)
+@given(policies, grant_lists)
+def test_no_role_is_removed_by_default(policy: Policy | None, grants: list[Grant]) -> None:
+    assert granted(attach(policy, grants)) == granted(policy) | entries_of(grants)
 
 
 @every_condition
-@given(policy=policies, roles=roles)
-def test_our_statement_holds_exactly_the_listed_roles_on_request(
-    policy: Policy | None, roles: list[str], true_conditions: list[object]
+@given(policy=policies, grants=grant_lists, removed_from=st.sets(st.sampled_from(list(ACTIONS))))
+def test_our_statements_hold_exactly_the_listed_roles_on_request(
+    policy: Policy | None, grants: list[Grant], removed_from: set[str], true_conditions: list[object]
 ) -> None:
-    attached = attach(policy, roles, remove_unlisted=True)
+    attached = attach(policy, grants, remove_unlisted=removed_from)
 
-    assert granted(attached) == set(roles)
-    removed = granted(policy) - set(roles)
+    kept = {entry for entry in granted(policy) if entry.sid not in removed_from}
+    assert granted(attached) == entries_of(grants) | kept
+    removed = granted(policy) - entries_of(grants) - kept
     for principal in OTHER_PRINCIPALS + WORKERS:
-        is_removed = not {principal, account_of(principal), root_of(principal)}.isdisjoint(removed)
-        for action in [*PULL_ACTIONS, *OTHER_ACTIONS]:
-            if action in PULL_ACTIONS and (principal in roles or is_removed):
+        same = {principal, account_of(principal), root_of(principal)}
+        for action in [*GRANTED_ACTIONS, *OTHER_ACTIONS]:
+            is_removed = any(action in ACTIONS[entry.sid] and entry.principal in same for entry in removed)
+            if is_removed or is_granted(grants, principal, action):
                 continue
             before, after = (
                 decide(p, principal, action, true_conditions.__contains__) for p in (policy, attached)
@@ -193,19 +224,35 @@ def test_our_statement_holds_exactly_the_listed_roles_on_request(
             assert after is before
 
 
-@given(policy=policies, roles=roles, remove=st.booleans())
-def test_the_result_is_a_valid_policy_document(
-    policy: Policy | None, roles: list[str], *, remove: bool
+@given(policy=policies, grants=grant_lists)
+def test_ids_of_deleted_principals_leave_our_statements_on_request(
+    policy: Policy | None, grants: list[Grant]
 ) -> None:
-    attached = attach(policy, roles, remove_unlisted=remove)
+    attached = attach(policy, grants, remove_deleted=True)
 
-    assert parse(json.dumps(attached)) == attached
+    existing = {entry for entry in granted(policy) if not entry.principal.startswith("AROA")}
+    assert granted(attached) == existing | entries_of(grants)
+
+
+@given(policy=policies, grants=grant_lists, remove=st.booleans())
+def test_the_result_is_a_valid_policy_document(
+    policy: Policy | None, grants: list[Grant], *, remove: bool
+) -> None:
+    attached = attach(policy, grants, remove_unlisted=ACTIONS if remove else ())
+
+    assert attached is None or parse(json.dumps(attached)) == attached
+
+
+def test_a_grant_without_roles_creates_no_policy() -> None:
+    assert attach(None, [Grant(PULL, ())]) is None
 
 
 @st.composite
-def reshaped(draw: st.DrawFn, policy: Policy) -> Policy:
+def reshaped(draw: st.DrawFn, policy: Policy | None) -> Policy | None:
     """Draw a form in which ECR may return the policy: one principal as a string, several in any order."""
-    return policy | {"Statement": [draw(reordered(s)) for s in listed(policy) if isinstance(s, dict)]}
+    return policy and policy | {
+        "Statement": [draw(reordered(s)) for s in listed(policy) if isinstance(s, dict)]
+    }
 
 
 @st.composite

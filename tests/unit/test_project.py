@@ -44,12 +44,21 @@ MODULES = {
         "result",
     }
     | {"retry"},
-    "policy_writer": {"policy", "policy_document", "registry", "rejections", "retry", "role_knowledge"}
+    "policy_writer": {
+        "grants",
+        "policy",
+        "policy_document",
+        "registry",
+        "rejections",
+        "retry",
+        "role_knowledge",
+    }
     | {"settings"},
     "role_knowledge": set(),
-    "rejections": {"denials", "policy", "policy_document"},
-    "denials": {"policy", "policy_document"},
-    "policy": {"policy_document"},
+    "rejections": {"denials", "grants", "policy", "policy_document"},
+    "denials": {"grants", "policy", "policy_document"},
+    "policy": {"grants", "policy_document"},
+    "grants": set(),
     "policy_document": set(),
     "registry": {"rate_limiter"},
     "rate_limiter": set(),
@@ -58,8 +67,8 @@ MODULES = {
     "observability": set(),
     "triggers": {"request", "scope"},
     "request": {"scope"},
-    "settings": {"scope"},
-    "result": {"denials"},
+    "settings": {"grants", "scope"},
+    "result": {"denials", "grants"},
     "scope": set(),
     "__init__": set(),
 }

@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
-from handler.policy import attach
 from handler.policy_document import render
 from handler.rate_limiter import Permit, RateLimiter
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
@@ -17,6 +16,7 @@ from handler.report import Report, RepositoriesFailed
 from handler.request import Request
 from handler.settings import Settings
 from handler.sweep import Sweep
+from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
 
 A, B, C = (f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc")
@@ -186,7 +186,11 @@ class TestAWriteWithALostResponse:
 
         report = function.reconcile()
 
-        assert repository_details(report) == {"repository": "app", "outcome": "attached", "added": [A]}
+        assert repository_details(report) == {
+            "repository": "app",
+            "outcome": "attached",
+            "added": {"AllowPull": [A]},
+        }
         assert ecr.calls[WRITE] == 1
 
     @pytest.mark.parametrize("fault", NOT_APPLIED)
@@ -198,7 +202,11 @@ class TestAWriteWithALostResponse:
 
         report = function.reconcile()
 
-        assert repository_details(report) == {"repository": "app", "outcome": "attached", "added": [A]}
+        assert repository_details(report) == {
+            "repository": "app",
+            "outcome": "attached",
+            "added": {"AllowPull": [A]},
+        }
         assert ecr.calls == {READ: 2, WRITE: 2}
 
     def test_is_not_reported_if_another_writer_added_the_grant(
@@ -233,7 +241,7 @@ class TestAWriteWithALostResponse:
         report = function.reconcile()
 
         details = repository_details(report)
-        assert (details["outcome"], details["added"]) == ("failed", [A])
+        assert (details["outcome"], details["added"]) == ("failed", {"AllowPull": [A]})
         assert details["denied_by"]
 
 
@@ -289,9 +297,9 @@ class TestAMissingRole:
         others = {A, B, C} - {missing}
         statements = ecr.get_policy("app")["Statement"]  # type: ignore[index]
         assert others <= set(statements[-1]["Principal"]["AWS"])
-        assert set(repository_details(report)["added"]) == others
+        assert set(repository_details(report)["added"]["AllowPull"]) == others
         with pytest.raises(
-            RepositoriesFailed, match=f"refused the worker role {missing} for 1 of 1 .*Create it"
+            RepositoriesFailed, match=f"refused the role {missing} for 1 of 1 .*Create it"
         ):
             report.raise_for_failures()
 
@@ -303,7 +311,7 @@ class TestAMissingRole:
         ecr.delete_role(B)
         ecr.create_repository("app")
 
-        assert repository_details(function.reconcile())["added"] == [A]
+        assert repository_details(function.reconcile())["added"] == {"AllowPull": [A]}
 
     def test_is_one_of_the_causes_that_are_named_for_the_older_error_message(
         self, ecr: FakeEcr, function: Function
@@ -317,7 +325,7 @@ class TestAMissingRole:
         details = repository_details(function.reconcile())
 
         assert "a principal does not exist, or ECR does not accept another part" in details["reason"]
-        assert f"Does the worker role {A} exist?" in details["reason"]
+        assert f"Does the role {A} exist?" in details["reason"]
         assert "or the part of a foreign statement that ECR does not accept" in details["reason"]
 
     def test_is_reported_and_tried_once_per_sweep_not_once_per_repository(
@@ -360,7 +368,7 @@ class TestAMissingRole:
         ecr.create_role(B)
         report = function.reconcile()
 
-        assert repository_details(report)["added"] == [B]
+        assert repository_details(report)["added"] == {"AllowPull": [B]}
         assert ecr.get_policy("app") == normalized(document(grant(A, B)))
         report.raise_for_failures()
 
@@ -509,8 +517,8 @@ class TestTheIdOfADeletedRole:
         assert repository_details(report) == {
             "repository": "app",
             "outcome": "attached",
-            "added": [A],
-            "removed": [deleted_id],
+            "added": {"AllowPull": [A]},
+            "removed": {"AllowPull": [deleted_id]},
         }
 
     def test_stays_in_our_statement_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:
@@ -638,7 +646,7 @@ class TestAPolicyOverTheSizeLimit:
         def padded(characters: int) -> Policy:
             return document(push("arn:aws:iam::444444444444:root", sid="x" * characters))
 
-        padding = 10_240 - len(render(attach(json.loads(json.dumps(padded(0))), [A])))
+        padding = 10_240 - len(render(attach_pull(json.loads(json.dumps(padded(0))), [A])))
         ecr.create_repository("fits", policy=padded(padding - 2))  # ECR returns a list of one as a string
         ecr.create_repository("fits-not", policy=padded(padding + 3))
 
@@ -663,8 +671,8 @@ class TestADenyStatement:
         assert repository_details(report) == {
             "repository": "app",
             "outcome": "attached",
-            "added": [A],
-            "denied_by": [{"statement": '"NoPulls"', "roles": [A], "actions": ["ecr:BatchGetImage"]}],
+            "added": {"AllowPull": [A]},
+            "denied_by": [{"statement": '"NoPulls"', "grant": "AllowPull", "roles": [A], "actions": ["ecr:BatchGetImage"]}],
         }
         assert ecr.get_policy("app") == normalized(document(DENY, grant(A)))
         assert ("WARNING", "pull denied") in [(line.levelname, line.message) for line in caplog.records]

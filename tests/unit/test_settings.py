@@ -106,6 +106,11 @@ def test_a_principal_that_is_not_a_role_is_rejected_with_a_hint(principal: str, 
     assert hint in message
 
 
+@pytest.mark.parametrize("value", ["x" * 4_000, f"{ROLE}," * 50 + "*"])
+def test_the_message_for_a_long_value_is_short(value: str) -> None:
+    assert len(error_message(WORKER_ROLE_ARNS=value)) < 1_000
+
+
 def test_a_scope_includes_and_excludes_by_globs() -> None:
     scope = settings(REPOSITORIES="ml/*, team/app, !ml/scratch-*").scope
 
@@ -138,7 +143,7 @@ def test_a_scope_includes_and_excludes_by_globs() -> None:
 def test_a_scope_that_selects_nothing_is_rejected_with_a_hint(value: str, hint: str) -> None:
     message = error_message(REPOSITORIES=value)
 
-    assert message.startswith(f"REPOSITORIES is {value!r}: ")
+    assert message.startswith(f"REPOSITORIES is {value!r}: "[:200])
     assert hint in message
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.policy import attach, granted
 from handler.policy_document import parse as parse_policy
 from handler.policy_document import render
 from handler.registry import MAX_CONCURRENCY, RegistryError, RepositoryNotFound, Throttled, Unavailable
@@ -23,12 +22,13 @@ from handler.result import Outcome, Result
 from handler.settings import Settings
 from handler.sweep import OutOfTime, Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.unit.pull_grant import attach_pull, pull_roles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
-GRANTED_POLICY = render(attach(None, [ROLE]))
+GRANTED_POLICY = render(attach_pull(None, [ROLE]))
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 LAMBDA_TIMEOUT = 900.0  # seconds, the maximum that Lambda allows
 CALL_DURATION = 0.01  # seconds that a call adds to the invocation, with many calls in flight
@@ -392,7 +392,7 @@ def test_two_functions_that_reconcile_the_same_repository_concurrently_converge(
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(reconcile, (ours, theirs)))
-    granted_after_the_race = granted(parse_policy(registry.policies["team/app"]))
+    granted_after_the_race = pull_roles(parse_policy(registry.policies["team/app"]))
     for settings in (ours, theirs):  # each receives the event of the other's write
         reconcile(settings)
     writes = registry.calls["write"]
@@ -400,6 +400,6 @@ def test_two_functions_that_reconcile_the_same_repository_concurrently_converge(
         reconcile(settings)
 
     assert len(granted_after_the_race) == 1
-    assert granted(parse_policy(registry.policies["team/app"])) == {ROLE, other}
+    assert pull_roles(parse_policy(registry.policies["team/app"])) == {ROLE, other}
     assert writes == 3
     assert registry.calls["write"] == 3

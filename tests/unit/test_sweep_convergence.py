@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, FakeEcr, Fault
-from handler.policy import attach
 from handler.policy_document import render
 from handler.registry import Registry
 from handler.report import Report, RepositoriesFailed
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
 
 WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc"]
@@ -41,7 +41,7 @@ def document(*statements: Json) -> Json:
 def padded(roles: int) -> Json:
     """Build a policy with room for our statement and so many roles."""
     empty = document(allow("", "ecr:PutImage", OWNER))
-    room = 10_240 - len(render(attach(empty, WORKERS[:roles])))
+    room = 10_240 - len(render(attach_pull(empty, WORKERS[:roles])))
     return document(allow("x" * (room - 5), "ecr:PutImage", OWNER))
 
 

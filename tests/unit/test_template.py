@@ -33,13 +33,19 @@ def source() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def resources() -> dict[str, Resource]:
+def processed() -> dict[str, Any]:
     template = yaml_parse(TEMPLATE.read_text())
     # `sam package` replaces the local path by an S3 URL.
     template["Resources"]["Function"]["Properties"]["CodeUri"] = "s3://bucket/key"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        found: dict[str, Resource] = transform(template, {}, NoManagedPolicies())["Resources"]
+        processed: dict[str, Any] = transform(template, {}, NoManagedPolicies())
+    return processed
+
+
+@pytest.fixture(scope="module")
+def resources(processed: dict[str, Any]) -> dict[str, Resource]:
+    found: dict[str, Resource] = processed["Resources"]
     return found
 
 
@@ -116,7 +122,7 @@ def test_every_alarm_is_described_in_the_runbook_and_notifies_the_topic(
     }
     runbook = (PROJECT / "docs/operations.md").read_text()
 
-    assert len(alarms) == 6
+    assert len(alarms) == 5
     for name, alarm in alarms.items():
         assert f"`{name}`" in runbook
         assert len(alarm["AlarmDescription"]) > 100
@@ -252,10 +258,120 @@ def test_the_schedule_sends_the_saved_payload(
     assert json.loads(schedule["Target"]["Input"]) == saved_event("scheduled")
 
 
-def test_recursive_loop_detection_does_not_stop_a_long_sweep(resources: dict[str, Resource]) -> None:
-    (function,) = of_type(resources, "AWS::Lambda::Function")
+def resolve(value: Any, template: dict[str, Any], **pseudo_parameters: str) -> Any:  # noqa: ANN401 - CloudFormation
+    """Evaluate the intrinsic functions of conditions and outputs, by CloudFormation's rules."""
+    if not isinstance(value, dict):
+        return value
+    [(function, argument)] = value.items()
 
-    assert function["RecursiveLoop"] == "Allow"
+    def resolved(nested: Any) -> Any:  # noqa: ANN401 - CloudFormation
+        return resolve(nested, template, **pseudo_parameters)
+
+    match function, argument:
+        case "Ref", name:
+            return pseudo_parameters.get(name.removeprefix("AWS::"))
+        case "Condition", name:
+            return resolved(template["Conditions"][name])
+        case "Fn::Equals", [left, right]:
+            return resolved(left) == resolved(right)
+        case "Fn::Not", [condition]:
+            return not resolved(condition)
+        case "Fn::And", conditions:
+            return all(map(resolved, conditions))
+        case "Fn::Or", conditions:
+            return any(map(resolved, conditions))
+        case "Fn::If", [name, then, otherwise]:
+            return resolved(then if resolved({"Condition": name}) else otherwise)
+        case "Fn::Sub", [text, variables]:
+            values = pseudo_parameters | {name: resolved(each) for name, each in variables.items()}
+            return re.sub(r"\$\{(?:AWS::)?(\w+)\}", lambda match: values.get(match[1], match[1]), text)
+    raise NotImplementedError(function)
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "expected"),
+    [
+        ("aws", "us-east-1", "Allow"),
+        ("aws", "mx-central-1", None),
+        ("aws", "ap-southeast-6", None),
+        ("aws-cn", "cn-north-1", None),
+        ("aws-us-gov", "us-gov-west-1", None),
+    ],
+)
+def test_recursive_loop_detection_is_off_where_lambda_has_it_so_that_a_long_sweep_can_continue(
+    processed: dict[str, Any], partition: str, region: str, expected: str | None
+) -> None:
+    (function,) = of_type(processed["Resources"], "AWS::Lambda::Function")
+
+    assert resolve(function["RecursiveLoop"], processed, Partition=partition, Region=region) == expected
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "host"),
+    [
+        ("aws", "eu-west-1", "console.aws.amazon.com"),
+        ("aws-cn", "cn-north-1", "console.amazonaws.cn"),
+        ("aws-us-gov", "us-gov-west-1", "console.amazonaws-us-gov.com"),
+    ],
+)
+def test_the_dashboard_url_has_the_console_of_the_partition(
+    processed: dict[str, Any], partition: str, region: str, host: str
+) -> None:
+    value = processed["Outputs"]["DashboardUrl"]["Value"]
+
+    assert resolve(value, processed, Partition=partition, Region=region) == (
+        f"https://{host}/cloudwatch/home?region={region}#dashboards/dashboard/Dashboard"
+    )
+
+
+def test_every_rule_takes_events_of_its_own_account_and_region_only(resources: dict[str, Resource]) -> None:
+    patterns = [rule["EventPattern"] for rule in of_type(resources, "AWS::Events::Rule")]
+
+    assert len(patterns) == 4
+    for pattern in patterns:
+        assert pattern["account"] == [{"Ref": "AWS::AccountId"}]
+        assert pattern["region"] == [{"Ref": "AWS::Region"}]
+
+
+def test_the_processed_template_fits_into_a_stack_set_in_compact_form(processed: dict[str, Any]) -> None:
+    assert len(json.dumps(processed, separators=(",", ":")).encode()) < 51_200
+
+
+def test_the_longest_accepted_list_fits_into_the_environment_of_a_function(
+    source: dict[str, Any], resources: dict[str, Resource]
+) -> None:
+    """Lambda measures the environment as JSON: 4 KB at most."""
+    (function,) = of_type(resources, "AWS::Lambda::Function")
+    parameters = source["Parameters"]
+    longest = {
+        name: max(parameter.get("AllowedValues", [str(parameter.get("Default", ROLE))]), key=lambda v: len(str(v)))
+        for name, parameter in parameters.items()
+    } | {"Role": "r" * 64, "AWS::StackName": "s" * 128}
+
+    def environment(**values: str) -> str:
+        variables = function["Environment"]["Variables"].items()
+        return json.dumps(
+            {name: (longest | values)[reference["Ref"]] for name, reference in variables},
+            separators=(",", ":"),
+        )
+
+    lists = [name for name, parameter in parameters.items() if "MaxLength" in parameter]
+    assert {"WorkerRoleArns", "Repositories"} <= set(lists)
+    for name in lists:
+        assert len(environment(**{name: "x" * parameters[name]["MaxLength"]})) <= 4096, name
+    documented = re.search(r"about (\d+) role ARNs", (PROJECT / "README.md").read_text())
+    assert documented
+    assert len(",".join([ROLE] * int(documented[1]))) <= parameters["WorkerRoleArns"]["MaxLength"]
+
+
+def test_the_name_of_the_alarm_topic_fits_whatever_the_stack_is_called(
+    resources: dict[str, Resource],
+) -> None:
+    """A display name has at most 100 characters, and the name of a stack at most 128."""
+    (topic,) = of_type(resources, "AWS::SNS::Topic")
+
+    assert isinstance(topic["DisplayName"], str)
+    assert len(topic["DisplayName"]) <= 100
 
 
 def test_the_function_runs_the_handler_on_arm64_with_python_3_13(

@@ -1,0 +1,30 @@
+"""The grant AllowPull alone, for tests that need no other."""
+
+from collections.abc import Sequence
+
+from handler.grants import PULL, Grant
+from handler.policy import attach, granted
+from handler.policy_document import Policy
+
+
+def attach_pull(
+    policy: Policy | None,
+    roles: Sequence[str],
+    *,
+    remove_unlisted: bool = False,
+    remove_deleted: bool = False,
+) -> Policy:
+    """Plan the policy in which AllowPull names the roles."""
+    attached = attach(
+        policy,
+        [Grant(PULL, tuple(roles))],
+        remove_unlisted={PULL} if remove_unlisted else (),
+        remove_deleted=remove_deleted,
+    )
+    assert attached is not None
+    return attached
+
+
+def pull_roles(policy: Policy | None) -> set[str]:
+    """Return the principals of AllowPull."""
+    return {entry.principal for entry in granted(policy) if entry.sid == PULL}

@@ -1,0 +1,477 @@
+"""Tests `make plan` on the fake ECR: what it shows, its exit codes and errors, and that it cannot write."""
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore import xform_name
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.session import get_session
+
+from devstack.fake_ecr import LIST, READ, WRITE, EcrError, FakeEcr, Fault
+from devstack.host import free_port
+from handler.registry import MAX_CONCURRENCY, Registry
+from handler.request import Request
+from handler.result import Outcome
+from handler.settings import Settings
+from handler.sweep import Sweep
+from scripts import plan, plan_picture
+from scripts.plan_client import READS, CallRefused, connect
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
+ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+OTHER_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-retired"
+GRANT = {
+    "Sid": "AllowPull",
+    "Effect": "Allow",
+    "Principal": {"AWS": ROLE},
+    "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
+}
+DENY = {"Sid": "Quarantine", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGetImage"}
+NOT_READABLE = EcrError(
+    "AccessDeniedException", "not authorized to perform: ecr:GetRepositoryPolicy with an explicit deny"
+)
+EXPIRED = EcrError("ExpiredTokenException", "The security token included in the request is expired")
+
+
+def policy(*statements: object) -> dict[str, object]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+@dataclass
+class Output:
+    """What a plan printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(self.out)
+
+    def has(self, *lines: str) -> bool:
+        """Return whether each line was printed, whatever the spaces between its words are."""
+        printed = [" ".join(line.split()) for line in self.out.splitlines()]
+        return all(line in printed for line in lines)
+
+
+type RunPlan = Callable[..., Output]
+
+
+@pytest.fixture
+def ecr() -> Iterator[FakeEcr]:
+    with FakeEcr().serving() as ecr:
+        ecr.create_role(ROLE, OTHER_ROLE)
+        yield ecr
+
+
+@pytest.fixture
+def run_plan(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunPlan:
+    def run(*arguments: str, **environment: str | None) -> Output:
+        defaults = {
+            "AWS_ENDPOINT_URL": ecr.url,
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "us-east-1",
+            "WORKER_ROLE_ARNS": ROLE,
+        }
+        for name, value in (defaults | environment).items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        code = plan.main(arguments)
+        return Output(code, *capsys.readouterr())
+
+    return run
+
+
+class TestCannotWrite:
+    @pytest.fixture
+    def client(self, ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> "ECRClient":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", ecr.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        return connect(None, "us-east-1")
+
+    def test_a_registry_with_the_plans_client_refuses_a_write_before_it_is_sent(
+        self, ecr: FakeEcr, client: "ECRClient"
+    ) -> None:
+        ecr.create_repository("team/app")
+
+        with pytest.raises(CallRefused, match="refuses SetRepositoryPolicy"):
+            Registry(client).set_policy("team/app", json.dumps(policy(GRANT)))
+
+        assert not ecr.call_log
+        assert ecr.get_policy("team/app") is None
+
+    @pytest.mark.parametrize(
+        "operation", sorted({*get_session().get_service_model("ecr").operation_names} - {*READS})
+    )
+    def test_every_operation_that_is_not_one_of_three_reads_is_refused(
+        self, ecr: FakeEcr, client: "ECRClient", operation: str
+    ) -> None:
+        with pytest.raises(CallRefused, match=operation):
+            getattr(client, xform_name(operation))()
+
+        assert not ecr.call_log
+
+    def test_a_sweep_that_is_no_dry_run_fails_instead_of_writing(
+        self, ecr: FakeEcr, client: "ECRClient"
+    ) -> None:
+        ecr.create_repository("team/app")
+        settings = Settings.from_environment(
+            {"WORKER_ROLE_ARNS": ROLE, "REPOSITORIES": "*", "MODE": "enforce"}
+        )
+
+        (result,) = Sweep(Request(("team/app",)), settings, Registry(client), lambda: 60.0).run()
+
+        assert result.outcome is Outcome.FAILED
+        assert "CallRefused" in result.reason
+        assert {operation for operation, *_ in ecr.call_log} == {READ}
+
+
+class TestExitCode:
+    def test_is_0_if_every_repository_has_the_grant(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app", "ml/train", policy=policy(GRANT))
+
+        output = run_plan()
+
+        assert output.code == 0
+        assert output.has("2 repositories", "2 have the grant", "0 would change", "✓ Nothing to do.")
+
+    def test_is_0_for_an_empty_registry(self, run_plan: RunPlan) -> None:
+        output = run_plan()
+
+        assert output.code == 0
+        assert output.has("Plan for the registry of us-east-1", "0 repositories", "✓ Nothing to do.")
+
+    def test_is_2_if_a_repository_would_change(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("granted/app", policy=policy(GRANT))
+        ecr.create_repository("team/app", "ml/train")
+
+        output = run_plan()
+
+        assert output.code == 2
+        assert output.has(
+            "Plan for the registry of account 111122223333, us-east-1",
+            "3 repositories",
+            "1 have the grant",
+            "2 would change",
+            "2 repositories would change",
+            f"+ AllowPull {ROLE}",
+            "ml/train, team/app",
+            "2 repositories would change. Nothing was written.",
+        )
+        assert {operation for operation, *_ in ecr.call_log} == {LIST, READ}
+
+    def test_is_1_if_a_repository_cannot_be_read_even_if_others_would_change(
+        self, ecr: FakeEcr, run_plan: RunPlan
+    ) -> None:
+        ecr.create_repository("team/app", "security/vault")
+        ecr.inject_faults(READ, NOT_READABLE, repository="security/vault")
+
+        output = run_plan()
+
+        assert output.code == 1
+        assert output.has("1 would change", "1 failed, for the reasons below", "security/vault")
+        assert "GetRepositoryPolicy: AccessDeniedException" in output.out
+        assert not output.err
+
+
+class TestSettings:
+    def test_repositories_selects_the_scope(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app", "ml/train", "scratch/x")
+
+        output = run_plan(REPOSITORIES="*,!scratch/*")
+
+        assert output.has("3 repositories", "2 would change", "1 are out of scope")
+        assert ("GetRepositoryPolicy", "scratch/x", "served") not in ecr.call_log
+
+    def test_remove_unlisted_roles_shows_what_would_be_removed(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}))
+
+        assert run_plan().code == 0
+        output = run_plan(REMOVE_UNLISTED_ROLES="true")
+
+        assert output.code == 2
+        assert output.has(f"- AllowPull {OTHER_ROLE}")
+
+    def test_other_grants_are_planned_too(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT))
+
+        output = run_plan(DESCRIBE_ROLE_ARNS=OTHER_ROLE, PULL_THROUGH_CACHE_REPOSITORIES="team/*")
+
+        assert output.code == 2
+        assert output.has(f"+ AllowDescribeImages {OTHER_ROLE}", f"+ AllowPullThroughCache {ROLE}")
+
+    def test_mode_in_the_environment_does_not_matter(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app")
+
+        assert run_plan(MODE="enforce").code == 2
+        assert ecr.calls[WRITE] == 0
+
+
+def test_a_statement_that_denies_the_grant_is_named(ecr: FakeEcr, run_plan: RunPlan) -> None:
+    condition = {"Condition": {"StringNotEquals": {"aws:SourceVpc": "vpc-1"}}}
+    ecr.create_repository("denied/a", "denied/b", policy=policy(GRANT, DENY))
+    ecr.create_repository("denied/c", policy=policy(GRANT, DENY | condition))
+
+    output = run_plan()
+
+    assert output.code == 0
+    assert output.has("3 have the grant", "3 have a statement that denies the grant")
+    assert f'"Quarantine" denies AllowPull to {ROLE} denied/a, denied/b' in " ".join(output.out.split())
+    assert '"Quarantine" denies AllowPull under a condition to' in output.out
+
+
+def test_long_lists_are_shortened_in_the_table_and_complete_in_json(ecr: FakeEcr, run_plan: RunPlan) -> None:
+    names = [f"team/app-{number:03}" for number in range(100)]
+    ecr.create_repository(*names)
+
+    assert "team/app-011, … and 88 more" in " ".join(run_plan().out.split())
+    assert [one["repository"] for one in run_plan("--json").json["would_change"]] == names
+
+
+class TestJson:
+    def test_standard_output_is_one_document_and_progress_goes_to_standard_error(
+        self, ecr: FakeEcr, run_plan: RunPlan
+    ) -> None:
+        ecr.create_repository("team/app", "security/vault")
+        ecr.create_repository("denied/app", policy=policy(GRANT, DENY))
+        ecr.inject_faults(READ, NOT_READABLE, repository="security/vault")
+
+        output = run_plan("--json", FORCE_COLOR="1")
+
+        document = output.json
+        assert output.code == 1
+        assert document["account"] == "111122223333"
+        assert document["region"] == "us-east-1"
+        assert document["complete"] is True
+        assert document["counts"] == {
+            "listed": 3, "in_scope": 3, "granted": 1, "would_change": 1, "denied": 1, "failed": 1, "gone": 0
+        }  # fmt: skip
+        (change,) = document["would_change"]
+        assert change == {"repository": "team/app", "outcome": "would_attach", "added": {"AllowPull": [ROLE]}}
+        assert document["denied"][0]["denied_by"][0]["statement"] == '"Quarantine"'
+        assert "explicit deny" in document["failed"][0]["reason"]
+        assert "Reading policies" in output.err
+
+    def test_an_error_prints_nothing_on_standard_output(self, run_plan: RunPlan) -> None:
+        output = run_plan("--json", WORKER_ROLE_ARNS="*")
+
+        assert (output.code, output.out) == (1, "")
+
+
+class TestError:
+    """Each error is one sentence that says what to do, without a traceback."""
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"AWS_ACCESS_KEY_ID": None}, "No AWS credentials were found: set AWS_PROFILE"),
+            ({"AWS_SECRET_ACCESS_KEY": None}, "No AWS credentials were found: set AWS_PROFILE"),
+            ({"AWS_REGION": None}, "No AWS region is set: add AWS_REGION"),
+            ({"AWS_REGION": "us east"}, "The AWS SDK cannot call ECR: Provided region_name 'us east'"),
+            ({"AWS_PROFILE": "missing"}, "profile (missing) could not be found: check AWS_PROFILE"),
+            (
+                {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"},
+                "ECR cannot be reached: check the network",
+            ),
+            ({"WORKER_ROLE_ARNS": None}, "WORKER_ROLE_ARNS is '': list the ARN of at least one worker role"),
+            ({"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:user/x"}, "is an IAM user; use the role"),
+            ({"REPOSITORIES": "Team/*"}, "REPOSITORIES is 'Team/*'"),
+        ],
+        ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
+    )
+    def test_of_the_environment(
+        self, run_plan: RunPlan, change: dict[str, str | None], sentence: str
+    ) -> None:
+        assert_one_sentence(run_plan(**change), sentence)
+
+    @pytest.mark.parametrize(
+        ("error", "sentence"),
+        [
+            (EXPIRED, "The AWS credentials have expired: log in again"),
+            (
+                EcrError(
+                    "UnrecognizedClientException", "The security token included in the request is invalid"
+                ),
+                "AWS does not accept the credentials (UnrecognizedClientException): check AWS_PROFILE",
+            ),
+            (
+                EcrError(
+                    "AccessDeniedException", "User: u is not authorized to perform: ecr:DescribeRepositories"
+                ),
+                "no permission for DescribeRepositories: allow ecr:DescribeRepositories, ecr:GetRepo",
+            ),
+        ],
+        ids=lambda value: getattr(value, "code", ""),
+    )
+    def test_of_the_credentials(
+        self, ecr: FakeEcr, run_plan: RunPlan, error: EcrError, sentence: str
+    ) -> None:
+        ecr.inject_faults(LIST, error)
+
+        assert_one_sentence(run_plan(), sentence)
+
+    def test_of_a_listing_that_keeps_failing(
+        self, ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("handler.retry._FIRST_DELAY", 0.001)
+        ecr.inject_faults(LIST, *[Fault.SERVER_ERROR] * 20)
+
+        assert_one_sentence(run_plan(), "ECR refused DescribeRepositories: ServerException: out of order.")
+
+    def test_of_missing_permission_to_read_policies_stops_after_a_few_reads(
+        self, ecr: FakeEcr, run_plan: RunPlan
+    ) -> None:
+        ecr.create_repository(*(f"team/app-{number}" for number in range(1000)))
+        ecr.denied_operations = {READ}
+
+        output = run_plan()
+
+        assert output.code == 1
+        assert "no permission for GetRepositoryPolicy: allow ecr:DescribeRepositories" in output.err
+        assert ecr.calls[READ] <= 3 * MAX_CONCURRENCY
+
+    def test_of_credentials_that_expire_shows_what_is_known(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository(*(f"team/app-{number}" for number in range(1000)))
+        expire = [None] * 100 + [lambda: ecr.inject_faults(READ, *[EXPIRED] * 1000)]
+        ecr.run_before(READ, *(action or (lambda: None) for action in expire))
+
+        output = run_plan()
+
+        assert output.code == 1
+        assert re.search(r"Stopped after 1\d\d of 1,000 repositories", output.out)
+        assert "The AWS credentials have expired" in output.err
+        assert ecr.calls[READ] < 200
+
+
+def assert_one_sentence(output: Output, sentence: str) -> None:
+    assert output.code == 1
+    assert output.out == ""
+    assert sentence in output.err
+    assert output.err.startswith("✗ ")
+    assert output.err.count("\n") == 1
+
+
+class TestInterrupt:
+    """Ctrl-C prints what is known so far."""
+
+    @staticmethod
+    def interrupt_before(ecr: FakeEcr, operation: str, call: int) -> None:
+        actions = [lambda: None] * (call - 1)
+        ecr.run_before(operation, *actions, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def test_while_policies_are_read(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository(*(f"team/app-{number}" for number in range(1000)))
+        self.interrupt_before(ecr, READ, call=100)
+
+        output = run_plan()
+
+        assert output.code == 130
+        known = re.search(r"Stopped after (\d+) of 1,000 repositories", output.out)
+        assert known
+        assert 70 < int(known[1]) < 200
+        assert output.has(f"{known[1]} would change", f"+ AllowPull {ROLE}")
+        assert not output.err
+
+    def test_while_repositories_are_listed(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository(*(f"team/app-{number}" for number in range(2500)))
+        self.interrupt_before(ecr, LIST, call=3)
+
+        output = run_plan("--json")
+
+        assert output.code == 130
+        assert output.json["complete"] is False
+        assert output.json["counts"]["listed"] == 2000
+        assert ecr.calls[READ] == 0
+
+    def test_while_ecr_throttles_every_call(
+        self, ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("handler.retry._MAX_DELAY", 0.2)
+        ecr.create_repository("team/app", "ml/train")
+        ecr.inject_faults(READ, *[Fault.THROTTLED] * 10_000)
+        self.interrupt_before(ecr, READ, call=5)
+
+        output = run_plan()
+
+        assert output.code == 130
+        assert output.has("2 were not read", "Stopped after 0 of 2 repositories.")
+
+    def test_a_second_one_exits_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        codes: list[int] = []
+        monkeypatch.setattr(os, "_exit", codes.append)
+        stop = plan.Stop()
+
+        stop.on_interrupt()
+        assert not codes
+        stop.on_interrupt()
+
+        assert codes == [130]
+
+
+def test_ten_thousand_repositories_with_throttles_and_failures(
+    ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "connect", partial(connect_in_process, ecr))
+    ecr.create_repository("granted/0", policy=policy(GRANT))
+    ecr.policies = {f"granted/{number}": ecr.policies["granted/0"] for number in range(9_500)}
+    ecr.create_repository(*(f"team/app-{number}" for number in range(490)))
+    ecr.create_repository(*(f"security/{number}" for number in range(7)), "lost/1", "lost/2", "lost/3")
+    for number in range(7):
+        ecr.inject_faults(READ, NOT_READABLE, repository=f"security/{number}")
+    for number in (1, 2, 3):
+        ecr.inject_faults(READ, Fault.SERVER_ERROR, Fault.UNAVAILABLE, repository=f"lost/{number}")
+    throttle = partial(ecr.inject_faults, READ, *[Fault.THROTTLED] * 100)
+    ecr.run_before(READ, *[lambda: None] * 8_000, throttle, *[lambda: None] * 1_000, throttle)
+
+    output = run_plan("--json")
+
+    assert output.code == 1
+    assert output.json["complete"] is True
+    counts = {"listed": 10_000, "in_scope": 10_000, "granted": 9_500, "would_change": 493}
+    assert output.json["counts"] == counts | {"denied": 0, "failed": 7, "gone": 0}
+    assert Counter(outcome for *_, outcome in ecr.call_log)["THROTTLED"] == 200
+    assert {operation for operation, *_ in ecr.call_log} == {LIST, READ}
+
+
+def connect_in_process(ecr: FakeEcr, profile: str | None, region: str | None) -> "ECRClient":
+    """Connect without sockets, which take half of the time of so many calls."""
+
+    def respond(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        target, body = request.headers["X-Amz-Target"], request.body
+        assert isinstance(body, bytes)
+        response = ecr.handle_request(target.decode() if isinstance(target, bytes) else target, body)
+        assert response
+        status, content = response
+        return AWSResponse(request.url, status, HTTPHeaders(), RawResponse(content))
+
+    client = connect(profile, region)
+    client.meta.events.register("before-send", respond)  # type: ignore[arg-type] - it may return a response
+    return client
+
+
+class RawResponse(BytesIO):
+    """The body of a response, as botocore reads it."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.read()
+
+
+def test_the_picture_in_the_readme_shows_what_the_plan_prints() -> None:
+    assert plan_picture.PICTURE.read_text() == plan_picture.picture(), "run `make docs`"
