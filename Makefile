@@ -10,16 +10,28 @@ UV := $(TOOLS)/uv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--custom-compile-command "make lock"
 
+# A command-line option for a variable that was given to make. One in the environment is left to the SDK.
+option = $(if $(findstring command line,$(origin $2)),$1 '$($2)')
+
 # The tools start many times: bytecode makes each start faster.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: dev sam emulator ## demo: deploy to an embedded AWS and watch a new repository become pullable
 	@$(BIN)/python -m devstack.demo
+
+.PHONY: plan
+plan: dev ## show what the function would do to your registry, read-only (WORKER_ROLE_ARNS=ARN; JSON=1)
+	@PYTHONPATH=src $(BIN)/python -m scripts.plan $(if $(JSON),--json) $(call option,--profile,AWS_PROFILE) \
+		$(call option,--region,AWS_REGION)
+
+.PHONY: playground
+playground: dev sam emulator awscli ## try the stack on an embedded AWS until Ctrl-C (PORT=4570)
+	@$(BIN)/python -m devstack.playground $(call option,--port,PORT)
 
 .PHONY: test
 test: check unit e2e ## run all checks and tests
@@ -36,7 +48,7 @@ unit: dev ## run the unit tests
 	$(BIN)/pytest tests/unit
 
 .PHONY: e2e
-e2e: dev sam emulator ## run the end-to-end tests on an embedded AWS
+e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
 	$(BIN)/pytest tests/e2e
 
 .PHONY: audit
@@ -68,8 +80,9 @@ hooks: dev ## install the git pre-commit hooks
 	$(BIN)/pre-commit install
 
 .PHONY: docs
-docs: dev sam emulator ## generate the permissions page and the demo picture
+docs: dev sam emulator ## generate the permissions page and the pictures of the demo and the plan
 	$(BIN)/python -m scripts.permissions_page
+	PYTHONPATH=src $(BIN)/python -m scripts.plan_picture
 	@$(BIN)/python -m devstack.demo docs/run.svg
 
 .PHONY: build
@@ -86,6 +99,7 @@ lock: $(UV) ## update the lock files after a change in pyproject.toml (UPGRADE=1
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev -c src/requirements.txt -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group sam -o requirements/sam.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group emulator -o requirements/emulator.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group awscli -o requirements/awscli.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group runtime -o requirements/runtime.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group custodian -o requirements/custodian.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) pyproject.toml --group rigor -c requirements/dev.txt -o requirements/rigor.txt
@@ -99,11 +113,11 @@ clean: ## delete all tools, caches and build output
 
 # Virtual environments, one per lock file.
 
-.PHONY: dev sam emulator rigor runtime custodian
-dev sam emulator rigor runtime custodian: %: $(TOOLS)/%/.ready
+.PHONY: dev sam emulator awscli rigor runtime custodian
+dev sam emulator awscli rigor runtime custodian: %: $(TOOLS)/%/.ready
 
 $(TOOLS)/%/.ready: requirements/%.txt $(UV)
-	@echo "Installing $(TOOLS)/$*"
+	@echo "Installing $(TOOLS)/$*" >&2
 	@$(UV) venv --quiet --clear --python 3.13 $(TOOLS)/$* 2>$(TOOLS)/error || { \
 		if $(UV) python find 3.13 >/dev/null 2>&1; then cat $(TOOLS)/error; else \
 			echo "Python 3.13 was not found and uv could not download it. Install Python 3.13" \
@@ -114,6 +128,6 @@ $(TOOLS)/%/.ready: requirements/%.txt $(UV)
 	@touch $@
 
 $(UV): requirements/uv.txt requirements/bootstrap.sh
-	@echo "Installing $(TOOLS)/uv"
+	@echo "Installing $(TOOLS)/uv" >&2
 	@sh requirements/bootstrap.sh $(TOOLS)/uv
 	@touch $@

@@ -162,23 +162,31 @@ class LocalAws:
 
 
 @contextmanager
-def local_aws() -> Iterator[LocalAws]:
+def local_aws(
+    port: int | None = None, *, cloudtrail_delay: float = CLOUDTRAIL_DELAY, stack_events: bool = False
+) -> Iterator[LocalAws]:
     """Run the embedded AWS until the block ends, then remove its processes and files.
+
+    Args:
+        port: its loopback port; by default a free one.
+        cloudtrail_delay: the seconds between a call and its CloudTrail event.
+        stack_events: whether a deployed stack sends an event, as on AWS, which starts a sweep.
 
     Raises:
         LocalAwsError: the embedded AWS did not start. The message contains its output.
     """
     with tempfile.TemporaryDirectory(prefix="ecr-allow-pull-") as name:
         folder = Path(name)
-        port = free_port()
+        port = port or free_port()
         environment = clean_environment() | {
             "AUTH": "true",
             "AWS_SECRET_ACCESS_KEY": REGISTRY_OWNER.secret_access_key,
             "BIND_HOST": "127.0.0.1",
-            "CLOUDTRAIL_DELAY": str(CLOUDTRAIL_DELAY),
+            "CLOUDTRAIL_DELAY": str(cloudtrail_delay),
             "GATEWAY_PORT": str(port),
             "LAMBDA_ASYNC_RETRY_BASE_SECONDS": "1",  # a minute on AWS
             "LOG_LEVEL": "WARNING",
+            "STACK_EVENTS": str(stack_events).lower(),
             "TMPDIR": name,
         }
         with (folder / "emulator.log").open("w+") as log, _emulator(environment, log) as process:

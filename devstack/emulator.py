@@ -9,11 +9,15 @@ Runs in its own virtual environment. The patches:
 - `aws:SecureTransport` is true for every call.
 - CloudFormation accepts saved queries (AWS::Logs::QueryDefinition) and ignores them.
 - DescribeRepositories without names is authorized on `repository/*`, not on `*`.
+- A registry has a policy that can be set and read, and repository creation templates, by which repositories
+  that ECR creates get their policy.
+- With STACK_EVENTS=true, CloudFormation sends an event to EventBridge when a stack is deployed.
 """
 
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -27,7 +31,7 @@ from ministack.core import iam_actions, iam_evaluator
 from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
 from ministack.services import ecr, eventbridge
-from ministack.services.cloudformation import provisioners
+from ministack.services.cloudformation import provisioners, stacks
 
 type Headers = Mapping[str, str]
 type Query = Mapping[str, list[str]]
@@ -36,11 +40,15 @@ type Response = tuple[int, dict[str, str], bytes]
 _READ_PREFIXES = ("BatchCheck", "BatchGet", "Describe", "Get", "List")
 _OK = 200
 _PULL_THROUGH_PREFIX = "docker-hub/"
+REGISTRY_POLICY_OPERATIONS = ("GetRegistryPolicy", "PutRegistryPolicy", "DeleteRegistryPolicy")
+_registry_policies: dict[str, str] = {}
+_creation_templates: dict[str, str] = {}
 _cloudtrail_delay = float(os.environ["CLOUDTRAIL_DELAY"])  # seconds
 _original_serve_ecr = app.SERVICE_HANDLERS["ecr"]
 _original_resource_arn = iam_actions.extract_resource_arn
 _original_repository_policy = ecr.repository_policy_for_arn
 _original_put_events = eventbridge._put_events
+_original_add_event = stacks._add_event
 _original_condition_key = iam_evaluator._resolve_condition_key
 
 
@@ -48,18 +56,61 @@ async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query
     """Serve an ECR call in the registry that `registryId` selects, then publish its CloudTrail event."""
     caller = request_caller_arn(headers)
     request = json.loads(body or b"{}")
+    operation = headers.get("x-amz-target", "").rpartition(".")[2]
+    if operation in REGISTRY_POLICY_OPERATIONS:
+        return serve_registry_policy(operation, request)
     with request_scope(request.get("registryId", get_account_id()), get_region()):
         status, response_headers, response = await _original_serve_ecr(method, path, headers, body, query)
-        operation = headers.get("x-amz-target", "").rpartition(".")[2]
         if not operation.startswith(_READ_PREFIXES):
             if operation == "CreateRepository" and request["repositoryName"].startswith(_PULL_THROUGH_PREFIX):
                 event = "AWS Service Event via CloudTrail", service_event(request["repositoryName"])
+                if text := template_policy(request["repositoryName"]):
+                    target = headers["x-amz-target"].replace(operation, "SetRepositoryPolicy")
+                    policy = {"repositoryName": request["repositoryName"], "policyText": text}
+                    await _original_serve_ecr(
+                        method, path, {**headers, "x-amz-target": target}, json.dumps(policy).encode(), query
+                    )
             else:
                 event = "AWS API Call via CloudTrail", api_call(operation, caller, request, status, response)
             asyncio.get_running_loop().call_later(_cloudtrail_delay, publish_cloudtrail_event, *event)
         if operation == "PutImage" and status == _OK:
             publish_event("ECR Image Action", image_pushed(request, json.loads(response)))
     return status, response_headers, response
+
+
+def serve_registry_policy(operation: str, request: Mapping[str, str]) -> Response:
+    """Set, read or delete the policy of the caller's registry."""
+    account = get_account_id()
+    if operation == "PutRegistryPolicy":
+        _registry_policies[account] = request["policyText"]
+    headers = {"Content-Type": "application/x-amz-json-1.1"}
+    if account not in _registry_policies:
+        error = {"__type": "RegistryPolicyNotFoundException", "message": "Registry policy does not exist"}
+        return 400, headers, json.dumps(error).encode()
+    text = _registry_policies[account]
+    if operation == "DeleteRegistryPolicy":
+        del _registry_policies[account]
+    return _OK, headers, json.dumps({"registryId": account, "policyText": text}).encode()
+
+
+def create_template(_: str, properties: Mapping[str, Any], *__: object) -> tuple[str, dict[str, str]]:
+    """Create a repository creation template, as CloudFormation does."""
+    _creation_templates[properties["Prefix"]] = properties["RepositoryPolicy"]
+    return properties["Prefix"], {}
+
+
+def update_template(
+    prefix: str, _: object, properties: Mapping[str, Any], *__: object
+) -> tuple[str, dict[str, str]]:
+    """Update a repository creation template."""
+    _creation_templates.pop(prefix, None)
+    return create_template("", properties)
+
+
+def template_policy(repository: str) -> str | None:
+    """Return the policy of the creation template that applies to a repository, if any."""
+    prefixes = [prefix for prefix in _creation_templates if repository.startswith(f"{prefix.rstrip('/')}/")]
+    return _creation_templates.get(max(prefixes, key=len, default="ROOT"))
 
 
 def api_call(operation: str, caller: str, request: object, status: int, response: bytes) -> dict[str, object]:
@@ -124,6 +175,22 @@ def publish_event(detail_type: str, detail: Mapping[str, object]) -> None:
     put_events({"Entries": [{"Source": "aws.ecr", "DetailType": detail_type, "Detail": json.dumps(detail)}]})
 
 
+def add_stack_event(
+    stack_id: str, stack: str, logical_id: str, kind: str, status: str, reason: str = "", **details: str
+) -> None:
+    """Add an event to a stack, and publish those of the stack itself on the event bus."""
+    _original_add_event(stack_id, stack, logical_id, kind, status, reason, **details)
+    if kind == "AWS::CloudFormation::Stack" and logical_id == stack:
+        detail = {"stack-id": stack_id, "status-details": {"status": status, "status-reason": reason}}
+        entry = {
+            "Source": "aws.cloudformation",
+            "DetailType": "CloudFormation Stack Status Change",
+            "Detail": json.dumps(detail),
+            "Resources": [stack_id],
+        }
+        put_events({"Entries": [entry]})
+
+
 def put_events(data: Mapping[str, object], *, allow_aws_source: bool = True) -> Response:
     """Accept events with an `aws.*` source, which AWS accepts from its own services only."""
     response: Response = _original_put_events(data, allow_aws_source=allow_aws_source)
@@ -161,9 +228,13 @@ def condition_key(key: str, context: iam_evaluator.EvalContext) -> object:
 
 
 def exit_with_parent() -> None:
-    """Exit when the parent process exits, which closes this process's standard input."""
+    """Exit when the parent process exits, which closes this process's standard input.
+
+    A parent that was killed cannot clean up: delete its files, and end this session's processes.
+    """
     sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
@@ -174,10 +245,17 @@ if __name__ == "__main__":
     iam_actions.extract_resource_arn = resource_arn
     ecr.repository_policy_for_arn = repository_policy
     iam_evaluator._resolve_condition_key = condition_key
+    if os.environ.get("STACK_EVENTS") == "true":
+        stacks._add_event = add_stack_event
     provisioners._RESOURCE_HANDLERS["AWS::Logs::QueryDefinition"] = {
         "create": lambda logical_id, *_: (logical_id, {}),
         "update": lambda physical_id, *_: (physical_id, {}),
         "delete": lambda *_: None,
+    }
+    provisioners._RESOURCE_HANDLERS["AWS::ECR::RepositoryCreationTemplate"] = {
+        "create": create_template,
+        "update": update_template,
+        "delete": lambda prefix, *_: _creation_templates.pop(prefix, None),
     }
     threading.Thread(target=exit_with_parent, daemon=True).start()
     app.main()

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
 MAX_POLICY_LENGTH = 10_240
-READ, WRITE, DELETE, LIST = (
+READ, WRITE, DELETE, LIST, READ_REGISTRY = (
     "GetRepositoryPolicy",
     "SetRepositoryPolicy",
     "DeleteRepositoryPolicy",
     "DescribeRepositories",
+    "GetRegistryPolicy",
 )
 
 _ROLE_OR_USER = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:role|user)/.+")
@@ -121,6 +122,7 @@ class FakeEcr:
         denied_operations: the operations that the caller has no permission for.
         buckets: the rate limit of each operation; operations may share one.
         read_lag: the maximum number of seconds by which a read may lag behind a write.
+        registry_policy: the registry's own policy, or None.
         stale_reads: how many reads after a write still return the policy before the write.
         valid_tokens: how many page tokens stay valid; None for all.
         policies: the stored policy of each repository, or None for a repository without a policy.
@@ -139,6 +141,7 @@ class FakeEcr:
     denied_operations: set[str] = field(default_factory=set)
     buckets: dict[str, TokenBucket] = field(default_factory=dict)
     read_lag: float = 0.0
+    registry_policy: Mapping[str, Any] | None = None
     stale_reads: int = 0
     valid_tokens: int | None = None
     policies: dict[str, Any] = field(default_factory=dict)
@@ -349,6 +352,8 @@ class FakeEcr:
             raise EcrError("AccessDeniedException", f"not authorized to perform: ecr:{operation}")
         if operation == LIST:
             return self._describe_repositories(**request)
+        if operation == READ_REGISTRY:
+            return self._get_registry_policy()
         name = request["repositoryName"]
         self._not_found_calls[name] -= 1
         if name not in self.policies or self._not_found_calls[name] >= 0:
@@ -375,6 +380,11 @@ class FakeEcr:
             "repositoryName": name,
             "policyText": json.dumps(returned, indent=2, separators=(",", " : ")),
         }
+
+    def _get_registry_policy(self) -> dict[str, Any]:
+        if self.registry_policy is None:
+            raise EcrError("RegistryPolicyNotFoundException", "Registry policy does not exist")
+        return {"registryId": ACCOUNT, "policyText": json.dumps(self.registry_policy)}
 
     def _describe_repositories(
         self,

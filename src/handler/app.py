@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 # The start creates many objects that stay. To search them for garbage takes a tenth of a cold start.
 gc.disable()
 
+from handler import registry_policy
 from handler.observability import logger
 from handler.registry import Registry
 from handler.report import Report, log_invalid_input
@@ -57,10 +58,15 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
     if isinstance(settings, InvalidSetting):
         # Each `raise` of one exception adds to its stack trace.
         raise settings.with_traceback(None)
-    request = parse(event, function_identity(context))
+    function = function_identity(context)
+    request = parse(event, function)
     sweep = Sweep(request, settings, registry, lambda: context.get_remaining_time_in_millis() / 1000)
     report = Report(request, dry_run=sweep.dry_run)
     try:
+        if request.with_registry_policy:
+            report.add_registry_policy(
+                registry_policy.read(registry, settings, function.repository_arn_prefix)
+            )
         for result in sweep.run():
             report.add(result)
         report.unmatched = sweep.unmatched
@@ -84,4 +90,5 @@ def function_identity(context: LambdaContext) -> FunctionIdentity:
         account=account,
         region=os.environ["AWS_REGION"],
         caller_arn=f"arn:{partition}:sts::{account}:assumed-role/{role}/{context.function_name}",
+        partition=partition,
     )

@@ -50,8 +50,8 @@ def denials(policy: Policy | None, grants: Sequence[Grant]) -> tuple[Denial, ...
         for name, statement in foreign(policy)
         if statement.get("Effect") == "Deny"
         for grant in grants
-        if (actions := tuple(action for action in ACTIONS[grant.sid] if _covers(statement, action)))
-        if (roles := tuple(role for role in grant.roles if _applies_to(statement, role)))
+        if (actions := tuple(action for action in ACTIONS[grant.sid] if covers(statement, action)))
+        if (roles := tuple(role for role in grant.roles if applies_to(statement, role)))
     )
 
 
@@ -79,7 +79,8 @@ def _canonical(value: object, levels: int) -> object:
     return frozenset(_canonical(item, levels - 1) if isinstance(item, dict) else repr(item) for item in items)
 
 
-def _covers(statement: Statement, action: str) -> bool:
+def covers(statement: Statement, action: str) -> bool:
+    """Return whether the action is one of the statement's, by its name or a wildcard."""
     if "NotAction" in statement:
         return not _matches(statement["NotAction"], action)
     return _matches(statement.get("Action"), action)
@@ -91,7 +92,8 @@ def _matches(actions: object, action: str) -> bool:
     return any(fnmatchcase(action.lower(), glob) for glob in globs)
 
 
-def _applies_to(statement: Statement, role: str) -> bool:
+def applies_to(statement: Statement, role: str) -> bool:
+    """Return whether the role, or its whole account, is one of the statement's principals."""
     _, partition, _, _, account, _ = role.split(":")
     whole_account = {account, f"arn:{partition}:iam::{account}:root"}
     named = set(_aws_principals(statement))

@@ -63,7 +63,7 @@ class PolicyRejected(RegistryError):
 
 
 class PolicyNotFound(RegistryError):
-    """The repository exists and has no policy."""
+    """The repository, or the registry, exists and has no policy."""
 
 
 class Registry:
@@ -117,6 +117,20 @@ class Registry:
         except KeyError as error:
             raise Unavailable(f"ECR's answer to GetRepositoryPolicy has no {error}") from None
 
+    def get_registry_policy(self) -> str | None:
+        """Read the text of the registry's own policy, or None if it has none.
+
+        Raises:
+            RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
+        """
+        permit = self._rate_limiter.acquire()
+        try:
+            return self._call(permit, self._client.get_registry_policy)["policyText"]
+        except PolicyNotFound:
+            return None
+        except KeyError as error:
+            raise Unavailable(f"ECR's answer to GetRegistryPolicy has no {error}") from None
+
     def set_policy(self, name: str, text: str) -> None:
         """Replace a repository's policy, whatever it is by now: ECR has no conditional write.
 
@@ -154,7 +168,7 @@ def _translate(error: ClientError) -> RegistryError:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     if code == "RepositoryNotFoundException":
         return RepositoryNotFound(text)
-    if code == "RepositoryPolicyNotFoundException":
+    if code in {"RepositoryPolicyNotFoundException", "RegistryPolicyNotFoundException"}:
         return PolicyNotFound(text)
     context = RetryContext(attempt_number=1, parsed_response=error.response)
     if code == _ECR_THROTTLE or status == _TOO_MANY_REQUESTS or _is_throttle(context):

@@ -2,11 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from handler.denials import Denial
 from handler.observability import emit_metrics, logger
+from handler.registry_policy import RegistryPolicy
 from handler.request import Request
-from handler.result import Outcome, Result, Severity
+from handler.result import Outcome, Result, Severity, denials_details
 
 # The answer and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS = 100
@@ -51,7 +54,14 @@ class Report:
         self._denied = 0
         self._pulls_denied = 0
         self._pulls_denied_conditionally = 0
+        self._registry_policy: RegistryPolicy | None = None
         self._details: dict[Severity, list[Result]] = {severity: [] for severity in Severity}
+
+    def add_registry_policy(self, policy: RegistryPolicy) -> None:
+        """Add what the registry's policy says on the grants. Its denial counts as one of a repository."""
+        self._registry_policy = policy
+        if policy.denied_by:
+            self._add_denials(policy.denied_by, registry_policy_details(policy))
 
     def add(self, result: Result) -> None:
         """Count a result, and log it unless nothing changed."""
@@ -65,19 +75,19 @@ class Report:
                 logger.error("role refused", extra={"role": role, "reason": _WHY_REFUSED})
             self._refused[role] += 1
         if result.denied_by:
-            self._add_denials(result)
+            self._add_denials(result.denied_by, result.details())
+            self._denied += 1
         self._log_outcome(result)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
 
-    def _add_denials(self, result: Result) -> None:
-        refusing = [denial for denial in result.denied_by if denial.refuses_pull]
+    def _add_denials(self, denials: Sequence[Denial], details: Mapping[str, object]) -> None:
+        refusing = [denial for denial in denials if denial.refuses_pull]
         always = any(not denial.conditional for denial in refusing)
-        self._denied += 1
         self._pulls_denied += always
         self._pulls_denied_conditionally += bool(refusing) and not always
-        logger.warning("pull denied" if refusing else "grant denied", extra=result.details())
+        logger.warning("pull denied" if refusing else "grant denied", extra=details)
 
     def _log_outcome(self, result: Result) -> None:
         match result.outcome:
@@ -126,6 +136,7 @@ class Report:
                 for role, count in sorted(self._refused.items())
             ],
             "denied": self._denied,
+            "registry_policy": self._registry_policy and registry_policy_details(self._registry_policy),
             "unmatched": list(self.unmatched[:_MAX_DETAILS]),
             "handed_over": self.continued,
             "ignored": self._request.ignored,
@@ -179,3 +190,13 @@ class Report:
 
     def _sorted(self, severity: Severity) -> list[Result]:
         return sorted(self._details[severity], key=lambda result: result.repository)
+
+
+def registry_policy_details(policy: RegistryPolicy) -> dict[str, object]:
+    """Return what the registry's policy says, without what is empty."""
+    details = {
+        "status": policy.status.value,
+        "allowed": list(policy.allowed),
+        "note": policy.note,
+    }
+    return {key: value for key, value in (details | denials_details(policy.denied_by)).items() if value}

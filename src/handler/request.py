@@ -54,6 +54,7 @@ class Request:
         created_at: when the repository was created, if the event says so.
         after_policy_change: the policy was changed by another caller, so a missing grant is drift.
         checkpoint: where a sweep continues.
+        with_registry_policy: whether to report on the registry's policy too.
         ignored: why the event asks for nothing, if so.
     """
 
@@ -63,6 +64,7 @@ class Request:
     created_at: datetime | None = None
     after_policy_change: bool = False
     checkpoint: Checkpoint | None = None
+    with_registry_policy: bool = False
     ignored: str = ""
 
     def payload(self) -> dict[str, object]:
@@ -97,7 +99,12 @@ def from_payload(payload: object) -> Request:
     dry_run = payload.get("dry_run", False)
     if not isinstance(dry_run, bool):
         raise InvalidEvent(f'"dry_run" is neither true nor false; {_EXPECTED_FORM}')
-    return Request(_patterns(patterns), dry_run=dry_run, checkpoint=checkpoint)
+    return Request(
+        _patterns(patterns),
+        dry_run=dry_run,
+        checkpoint=checkpoint,
+        with_registry_policy=checkpoint is None,
+    )
 
 
 def _patterns(values: list[object]) -> tuple[str, ...]:

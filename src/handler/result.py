@@ -1,6 +1,6 @@
 """The result of reconciling one repository, and its severity. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 
@@ -57,11 +57,18 @@ class Result:
             "outcome": self.outcome.value,
             "added": by_grant(self.added),
             "removed": by_grant(self.removed),
-            "denied_by": [_denial_details(denial) for denial in self.denied_by[:_MAX_DENIALS]],
-            "denied_by_more": len(self.denied_by[_MAX_DENIALS:]),
+            **denials_details(self.denied_by),
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
+
+
+def denials_details(denials: Sequence[Denial]) -> dict[str, object]:
+    """Return denials for the report, as many as it takes for one policy."""
+    return {
+        "denied_by": [_denial_details(denial) for denial in denials[:_MAX_DENIALS]],
+        "denied_by_more": len(denials[_MAX_DENIALS:]),
+    }
 
 
 def _denial_details(denial: Denial) -> dict[str, object]:

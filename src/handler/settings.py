@@ -82,13 +82,16 @@ class Settings:
     plan: bool
     remove_unlisted_roles: bool
 
-    def grants(self, repository: str) -> tuple[Grant, ...]:
-        """Return all grants, each with the roles that get it in a repository in scope."""
-        importers = self.worker_role_arns if repository in self.pull_through_cache else ()
+    def grants(self, repository: str | None = None) -> tuple[Grant, ...]:
+        """Return all grants, with the roles that get them in a repository in scope, or anywhere."""
+        if repository is None:
+            imports = bool(self.pull_through_cache.included)
+        else:
+            imports = repository in self.pull_through_cache
         return (
             Grant(PULL, self.worker_role_arns),
             Grant(DESCRIBE_IMAGES, self.describe_role_arns),
-            Grant(PULL_THROUGH_CACHE, importers),
+            Grant(PULL_THROUGH_CACHE, self.worker_role_arns if imports else ()),
         )
 
     @classmethod

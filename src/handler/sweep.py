@@ -52,7 +52,10 @@ class Sweep:
         self._named = [pattern for pattern in request.repositories if not is_glob(pattern)]
         self._waiting = deque(self._named)
         self._globs = tuple(pattern for pattern in request.repositories if is_glob(pattern))
-        self._checkpoint = request.checkpoint or Checkpoint(unmatched=self._globs)
+        # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
+        expected = settings.pull_through_cache.included if "*" in self._globs else ()
+        unmatched = tuple(dict.fromkeys((*self._globs, *expected)))
+        self._checkpoint = request.checkpoint or Checkpoint(unmatched=unmatched)
         self._progress = False
         self._last_error = ""
 

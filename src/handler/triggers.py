@@ -28,6 +28,12 @@ class FunctionIdentity:
     account: str
     region: str
     caller_arn: str
+    partition: str = "aws"
+
+    @property
+    def repository_arn_prefix(self) -> str:
+        """The ARN of a repository, without its name."""
+        return f"arn:{self.partition}:ecr:{self.region}:{self.account}:repository/"
 
 
 def parse(event: object, function: FunctionIdentity) -> Request:
@@ -104,7 +110,7 @@ def _from_image(event: Json, detail: Json, function: FunctionIdentity) -> Reques
 def _from_deployment(_: Json, detail: Json, __: FunctionIdentity) -> Request:
     if _object(detail.get("status-details")).get("status") not in _DEPLOYED_STATUSES:
         return Request(ignored="not a completed deployment")
-    return Request(("*",))
+    return Request(("*",), with_registry_policy=True)
 
 
 _CALLS = {

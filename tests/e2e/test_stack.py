@@ -67,7 +67,6 @@ class TestManualInvocation:
     def test_with_an_invalid_payload_fails_with_an_example(self, stack: Stack) -> None:
         response = stack.invoke({"repository": "team/app"})
 
-        assert response["errorType"] == "InvalidEvent"
         assert '{"repositories": ["team/app", "ml/*"], "dry_run": true}' in response["errorMessage"]
 
 
@@ -95,7 +94,6 @@ class TestSettings:
         with environment(stack, WORKER_ROLE_ARNS="arn:aws:sts::222222222222:assumed-role/node-group/i-1"):
             response = stack.invoke({})
 
-        assert response["errorType"] == "InvalidSetting"
         assert response["errorMessage"].startswith("WORKER_ROLE_ARNS is ")
         assert "arn:aws:iam::222222222222:role/node-group" in response["errorMessage"]
 

@@ -433,3 +433,73 @@ def test_a_response_that_never_comes_does_not_outlast_the_deadline(ecr: FakeEcr)
 
     with pytest.raises(RepositoriesFailed, match="no attempt succeeded in time"):
         function.run("app")
+
+
+class TestSeveralGrants:
+    @pytest.fixture(autouse=True)
+    def two_grants(self, function: Function) -> None:
+        function.settings["PULL_THROUGH_CACHE_REPOSITORIES"] = "*"
+        function.settings["DESCRIBE_ROLE_ARNS"] = f"{B},{VENDOR}"
+
+    def test_cost_two_calls_for_a_new_repository_and_one_for_a_settled_one(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository("app")
+
+        function.run("app")
+        assert ecr.calls == {READ: 1, WRITE: 1}
+        assert function.answers[0]["repositories"][0]["added"] == {
+            "AllowPull": [A],
+            "AllowDescribeImages": [B, VENDOR],
+            "AllowPullThroughCache": [A],
+        }
+
+        function.run("app")
+        assert ecr.calls == {READ: 2, WRITE: 1}
+
+    def test_are_attached_but_for_a_role_that_does_not_exist(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("app")
+        ecr.delete_role(B)
+
+        with pytest.raises(RepositoriesFailed, match=f"refused the role {B}"):
+            function.run("app")
+
+        assert function.answers[0]["repositories"][0]["added"] == {
+            "AllowPull": [A],
+            "AllowDescribeImages": [VENDOR],
+            "AllowPullThroughCache": [A],
+        }
+
+    def test_keep_the_last_roles_of_a_grant_of_which_no_listed_role_exists(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        function.settings["REMOVE_UNLISTED_ROLES"] = "true"
+        function.settings["DESCRIBE_ROLE_ARNS"] = B
+        ecr.create_repository(
+            "app", policy=document(grant(VENDOR), allow("AllowDescribeImages", "ecr:DescribeImages", VENDOR))
+        )
+        ecr.delete_role(B)
+
+        with pytest.raises(RepositoriesFailed, match=B):
+            function.run("app")
+
+        answer = function.answers[0]["repositories"][0]
+        assert answer["removed"] == {"AllowPull": [VENDOR]}
+        assert "AllowDescribeImages" not in answer["added"]
+
+    def test_of_fifty_roles_each_get_what_fits_and_name_the_rest(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        function.roles = ROLES
+        function.settings["DESCRIBE_ROLE_ARNS"] = ",".join(ROLES)
+        foreign = allow("Push" + "x" * 1000, "ecr:PutImage", "arn:aws:iam::444444444444:root")
+        ecr.create_repository("app", policy=document(foreign))
+
+        with pytest.raises(RepositoriesFailed, match="No room for "):
+            function.run("app")
+
+        added = function.answers[0]["repositories"][0]["added"]
+        assert sum(map(len, added.values())) > 100
+        policy = ecr.get_policy("app")
+        assert policy
+        assert len(json.dumps(policy, separators=(",", ":"))) > 10_240 - 3 * (len(ROLES[0]) + 3)

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -131,6 +133,52 @@ def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
     assert options >= {f"--{option_of(member)}" for member in parameters.required_members}
     if "--query" in arguments:
         jmespath.compile(arguments[arguments.index("--query") + 1])
+
+
+def shorthand(argument: str) -> dict[str, str]:
+    """Parse `Key=value,Key=value` as the AWS CLI does: a comma in a value needs a backslash."""
+    items = [item.partition("=") for item in re.split(r"(?<!\\),", argument)]
+    assert all(separator for _, separator, _ in items), f"escape the comma: {argument}"
+    return {key: value.replace("\\,", ",") for key, _, value in items}
+
+
+@pytest.mark.parametrize("command", commands("aws"), ids=str)
+def test_each_template_parameter_of_an_aws_command_is_one_string(command: Command) -> None:
+    parameters = [shorthand(word) for word in command.words if word.startswith("ParameterKey=")]
+
+    assert all(parameter.keys() == {"ParameterKey", "ParameterValue"} for parameter in parameters)
+    if "create-stack-set" in command.words:
+        assert parameters
+
+
+def test_a_stack_set_command_shows_how_to_pass_several_roles() -> None:
+    values = [
+        shorthand(word)["ParameterValue"]
+        for command in commands("aws")
+        for word in command.words
+        if word.startswith("ParameterKey=WorkerRoleArns")
+    ]
+
+    assert "ROLE_ARN_1,ROLE_ARN_2" in values
+
+
+def test_the_documented_command_saves_a_template_that_fits_into_a_stack_set(
+    processed_template: dict[str, object],
+) -> None:
+    (command,) = (each for each in commands("aws") if "get-template" in each.words)
+    words = command.words[command.words.index("|") + 1 :]
+    assert (words[:2], words[3:]) == (["python3", "-c"], [">", "processed.json"])
+
+    saved = subprocess.run(  # noqa: S603 - the command in the docs
+        [sys.executable, "-c", words[2]],
+        input=json.dumps(processed_template, indent=4),  # as the AWS CLI prints it
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert json.loads(saved) == processed_template
+    assert len(saved.encode()) < 51_200 < len(json.dumps(processed_template, indent=4).encode())
 
 
 def option_of(name: str) -> str:

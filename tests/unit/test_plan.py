@@ -462,7 +462,7 @@ def connect_in_process(ecr: FakeEcr, profile: str | None, region: str | None) ->
         return AWSResponse(request.url, status, HTTPHeaders(), RawResponse(content))
 
     client = connect(profile, region)
-    client.meta.events.register("before-send", respond)  # type: ignore[arg-type] - it may return a response
+    client.meta.events.register("before-send", respond)  # type: ignore[arg-type] # may respond
     return client
 
 

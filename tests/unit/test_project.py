@@ -28,6 +28,7 @@ MODULES = {
         "settings",
         "sweep",
         "triggers",
+        "registry_policy",
     },
     "continuation": {"request"},
     "sweep": {
@@ -36,6 +37,7 @@ MODULES = {
     },
     "reconciler": {
         "denials",
+        "grants",
         "policy",
         "policy_document",
         "policy_writer",
@@ -61,9 +63,10 @@ MODULES = {
     "grants": set(),
     "policy_document": set(),
     "registry": {"rate_limiter"},
+    "registry_policy": {"denials", "grants", "policy_document", "registry", "settings"},
     "rate_limiter": set(),
     "retry": set(),
-    "report": {"observability", "request", "result"},
+    "report": {"denials", "observability", "registry_policy", "request", "result"},
     "observability": set(),
     "triggers": {"request", "scope"},
     "request": {"scope"},
@@ -131,7 +134,9 @@ def test_packaged_dependencies_are_the_tested_versions_and_are_pinned_with_hashe
     assert all(hashes for _, hashes in packaged.values())
 
 
-@pytest.mark.parametrize("group", ["dev", "sam", "emulator", "audit", "rigor", "runtime", "custodian", "uv"])
+@pytest.mark.parametrize(
+    "group", ["dev", "sam", "emulator", "awscli", "audit", "rigor", "runtime", "custodian", "uv"]
+)
 def test_the_lock_files_satisfy_the_project_requirements(group: str) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     required = project["dependency-groups"][group] + (

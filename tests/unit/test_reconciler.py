@@ -298,9 +298,7 @@ class TestAMissingRole:
         statements = ecr.get_policy("app")["Statement"]  # type: ignore[index]
         assert others <= set(statements[-1]["Principal"]["AWS"])
         assert set(repository_details(report)["added"]["AllowPull"]) == others
-        with pytest.raises(
-            RepositoriesFailed, match=f"refused the role {missing} for 1 of 1 .*Create it"
-        ):
+        with pytest.raises(RepositoriesFailed, match=f"refused the role {missing} for 1 of 1 .*Create it"):
             report.raise_for_failures()
 
     def test_is_recognized_by_the_older_error_message(self, ecr: FakeEcr, function: Function) -> None:
@@ -672,7 +670,14 @@ class TestADenyStatement:
             "repository": "app",
             "outcome": "attached",
             "added": {"AllowPull": [A]},
-            "denied_by": [{"statement": '"NoPulls"', "grant": "AllowPull", "roles": [A], "actions": ["ecr:BatchGetImage"]}],
+            "denied_by": [
+                {
+                    "statement": '"NoPulls"',
+                    "grant": "AllowPull",
+                    "roles": [A],
+                    "actions": ["ecr:BatchGetImage"],
+                }
+            ],
         }
         assert ecr.get_policy("app") == normalized(document(DENY, grant(A)))
         assert ("WARNING", "pull denied") in [(line.levelname, line.message) for line in caplog.records]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from handler.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.settings import InvalidSetting, Settings
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
@@ -163,3 +164,52 @@ def test_an_unknown_choice_is_rejected_with_the_valid_choices(variable: str, val
     message = error_message(**{variable: value})
 
     assert message.startswith(f"{variable} is {value!r}: use ")
+
+
+class TestGrants:
+    def test_are_those_of_the_worker_roles_alone_by_default(self) -> None:
+        assert settings().grants("team/app") == (
+            Grant(PULL, (ROLE,)),
+            Grant(DESCRIBE_IMAGES, ()),
+            Grant(PULL_THROUGH_CACHE, ()),
+        )
+
+    def test_include_the_describe_roles(self) -> None:
+        proxy = "arn:aws:iam::222222222222:role/unionai-acme-operator-proxy"
+
+        given = settings(DESCRIBE_ROLE_ARNS=f"{proxy}, {ROLE}")
+
+        assert Grant(DESCRIBE_IMAGES, (proxy, ROLE)) in given.grants("team/app")
+
+    def test_include_imports_where_a_pattern_of_the_pull_through_cache_matches(self) -> None:
+        given = settings(PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*, !docker-hub/private/*")
+
+        assert Grant(PULL_THROUGH_CACHE, (ROLE,)) in given.grants("docker-hub/library/alpine")
+        assert Grant(PULL_THROUGH_CACHE, ()) in given.grants("docker-hub/private/app")
+        assert Grant(PULL_THROUGH_CACHE, ()) in given.grants("team/app")
+
+    def test_anywhere_include_all_that_apply_somewhere(self) -> None:
+        assert Grant(PULL_THROUGH_CACHE, ()) in settings().grants()
+        given = settings(PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*")
+        assert Grant(PULL_THROUGH_CACHE, (ROLE,)) in given.grants()
+
+    @pytest.mark.parametrize(
+        ("value", "hint"),
+        [
+            ("*", "wildcard"),
+            ("222222222222", "whole account"),
+            ("arn:aws:sts::222222222222:assumed-role/proxy/session", "is a session of a role"),
+            (f"none,{ROLE}", "is only a name"),
+        ],
+    )
+    def test_reject_a_describe_role_that_is_no_role(self, value: str, hint: str) -> None:
+        message = error_message(DESCRIBE_ROLE_ARNS=value)
+
+        assert message.startswith(f"DESCRIBE_ROLE_ARNS is {value!r}: ")
+        assert hint in message
+
+    @pytest.mark.parametrize("value", ["", "Docker-Hub/*", "!docker-hub/*", "docker-hub//*"])
+    def test_reject_a_cache_pattern_that_can_match_nothing(self, value: str) -> None:
+        message = error_message(PULL_THROUGH_CACHE_REPOSITORIES=value)
+
+        assert message.startswith(f"PULL_THROUGH_CACHE_REPOSITORIES is {value!r}: ")

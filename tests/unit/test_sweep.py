@@ -334,6 +334,19 @@ def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.
 
 
 class TestPatterns:
+    def test_of_the_pull_through_cache_that_match_nothing_in_scope_are_reported_by_a_sweep(self) -> None:
+        registry = SimulatedRegistry(["docker-hub/library/alpine", "scratch/cached"])
+        function = Lambda(
+            registry,
+            REPOSITORIES="*,!scratch/*",
+            PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*,scratch/*",
+        )
+
+        function.run({"repositories": ["*"]})
+
+        assert function.answers[-1]["unmatched"] == ["scratch/*"]
+        assert "AllowPullThroughCache" in str(registry.policies["docker-hub/library/alpine"])
+
     def test_that_match_nothing_in_scope_are_reported(self) -> None:
         function = Lambda(SimulatedRegistry(["ml/train", "scratch/x1"]), REPOSITORIES="*,!scratch/*")
 

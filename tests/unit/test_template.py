@@ -260,32 +260,27 @@ def test_the_schedule_sends_the_saved_payload(
 
 def resolve(value: Any, template: dict[str, Any], **pseudo_parameters: str) -> Any:  # noqa: ANN401 - CloudFormation
     """Evaluate the intrinsic functions of conditions and outputs, by CloudFormation's rules."""
-    if not isinstance(value, dict):
-        return value
-    [(function, argument)] = value.items()
 
     def resolved(nested: Any) -> Any:  # noqa: ANN401 - CloudFormation
         return resolve(nested, template, **pseudo_parameters)
 
-    match function, argument:
-        case "Ref", name:
-            return pseudo_parameters.get(name.removeprefix("AWS::"))
-        case "Condition", name:
-            return resolved(template["Conditions"][name])
-        case "Fn::Equals", [left, right]:
-            return resolved(left) == resolved(right)
-        case "Fn::Not", [condition]:
-            return not resolved(condition)
-        case "Fn::And", conditions:
-            return all(map(resolved, conditions))
-        case "Fn::Or", conditions:
-            return any(map(resolved, conditions))
-        case "Fn::If", [name, then, otherwise]:
-            return resolved(then if resolved({"Condition": name}) else otherwise)
-        case "Fn::Sub", [text, variables]:
-            values = pseudo_parameters | {name: resolved(each) for name, each in variables.items()}
-            return re.sub(r"\$\{(?:AWS::)?(\w+)\}", lambda match: values.get(match[1], match[1]), text)
-    raise NotImplementedError(function)
+    def substitute(text: str, variables: dict[str, Any]) -> str:
+        values = pseudo_parameters | {name: resolved(each) for name, each in variables.items()}
+        return re.sub(r"\$\{(?:AWS::)?(\w+)\}", lambda match: values.get(match[1], match[1]), text)
+
+    functions: dict[str, Callable[[Any], Any]] = {
+        "Ref": lambda name: pseudo_parameters.get(name.removeprefix("AWS::")),
+        "Condition": lambda name: resolved(template["Conditions"][name]),
+        "Fn::Equals": lambda values: resolved(values[0]) == resolved(values[1]),
+        "Fn::Not": lambda conditions: not resolved(conditions[0]),
+        "Fn::And": lambda conditions: all(map(resolved, conditions)),
+        "Fn::If": lambda branches: resolved(branches[1 if resolved({"Condition": branches[0]}) else 2]),
+        "Fn::Sub": lambda argument: substitute(*argument),
+    }
+    if not isinstance(value, dict):
+        return value
+    [(function, argument)] = value.items()
+    return functions[function](argument)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +339,9 @@ def test_the_longest_accepted_list_fits_into_the_environment_of_a_function(
     (function,) = of_type(resources, "AWS::Lambda::Function")
     parameters = source["Parameters"]
     longest = {
-        name: max(parameter.get("AllowedValues", [str(parameter.get("Default", ROLE))]), key=lambda v: len(str(v)))
+        name: max(
+            parameter.get("AllowedValues", [str(parameter.get("Default", ROLE))]), key=lambda v: len(str(v))
+        )
         for name, parameter in parameters.items()
     } | {"Role": "r" * 64, "AWS::StackName": "s" * 128}
 

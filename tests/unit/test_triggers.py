@@ -224,7 +224,7 @@ class TestImageEvents:
 
 class TestDeploymentEvents:
     def test_request_every_repository_in_scope(self, saved_event: Callable[[str], Event]) -> None:
-        assert parsed(saved_event("deployed")) == Request(("*",))
+        assert parsed(saved_event("deployed")) == Request(("*",), with_registry_policy=True)
 
     @pytest.mark.parametrize("status", [{"status": "UPDATE_IN_PROGRESS"}, {}, None])
     def test_are_ignored_until_the_deployment_is_complete(
@@ -241,7 +241,7 @@ class TestContinuations:
         [
             Request(("*",), checkpoint=Checkpoint("a token", ("*",), ("team/app",), 7, 1)),
             Request(("team/left", "*"), dry_run=True, checkpoint=Checkpoint()),
-            Request(("team/app",)),
+            Request(("team/app",), with_registry_policy=True),
         ],
     )
     def test_are_parsed_back_from_their_payload(self, request_: Request) -> None:
@@ -259,9 +259,9 @@ class TestPayloads:
     @pytest.mark.parametrize(
         ("event", "request_"),
         [
-            ("rerun-one", Request(("team/app",))),
-            ("rerun-all", Request(("*",))),
-            ("dry-run", Request(("team/app", "ml/*"), dry_run=True)),
+            ("rerun-one", Request(("team/app",), with_registry_policy=True)),
+            ("rerun-all", Request(("*",), with_registry_policy=True)),
+            ("dry-run", Request(("*",), dry_run=True, with_registry_policy=True)),
         ],
     )
     def test_request_names_and_globs(

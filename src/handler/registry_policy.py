@@ -1,0 +1,115 @@
+"""The registry's policy: whether it already allows, or denies, what the function grants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from fnmatch import fnmatchcase
+
+from handler.denials import Denial, applies_to, covers, denials
+from handler.grants import ACTIONS, PULL, Grant
+from handler.policy_document import InvalidPolicy, Policy, Statement, parse, statements, strings
+from handler.registry import Registry, RegistryError
+from handler.settings import Settings
+
+# No repository name holds this character, so only a wildcard matches it.
+_ANY_NAMES = ("\x00" * 2, "\x00" * 256)
+
+
+class Status(StrEnum):
+    """What the registry's policy means for the pull by the worker roles."""
+
+    ALLOWS = auto()
+    ALLOWS_SOME_ROLES = auto()
+    CONDITIONAL = auto()
+    DENIES = auto()
+    SILENT = auto()
+    UNKNOWN = auto()
+
+
+_NOTES = {
+    Status.ALLOWS: (
+        "it allows the worker roles the pull in every repository: you need this function only for other "
+        "grants, or if that statement is removed"
+    ),
+    Status.DENIES: "its Deny overrides every grant: ask the owner of the statement to change it",
+    Status.CONDITIONAL: "conditions are not evaluated",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPolicy:
+    """What the registry's policy says on the grants.
+
+    Attributes:
+        status: what it means for the pull by the worker roles.
+        allowed: the roles that it allows the pull in every repository of the region.
+        denied_by: its statements that deny a grant, in some repositories or in all.
+        note: what follows from that.
+    """
+
+    status: Status
+    allowed: tuple[str, ...] = ()
+    denied_by: tuple[Denial, ...] = ()
+    note: str = ""
+
+
+def read(registry: Registry, settings: Settings, repository_arn_prefix: str) -> RegistryPolicy:
+    """Read and evaluate the registry's policy. That it cannot be read is a note, and no error."""
+    try:
+        policy = parse(registry.get_registry_policy())
+    except (RegistryError, InvalidPolicy) as error:
+        return RegistryPolicy(Status.UNKNOWN, note=str(error))
+    return evaluate(policy, settings.grants(), repository_arn_prefix)
+
+
+def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_prefix: str) -> RegistryPolicy:
+    """Evaluate a registry policy, or None if there is none.
+
+    The rules are those of the IAM user guide, "IAM JSON policy elements". Conditions are not evaluated.
+
+    Args:
+        policy: the registry's policy.
+        grants: the grants; the roles of AllowPull are those of interest.
+        repository_arn_prefix: the ARN of a repository, without its name.
+    """
+    roles = next(grant.roles for grant in grants if grant.sid == PULL)
+    allowed = _allowed(policy, roles, repository_arn_prefix, conditional=False)
+    denied_by = denials(policy, grants)
+    refusing = [denial for denial in denied_by if denial.refuses_pull]
+    if any(not denial.conditional for denial in refusing):
+        status = Status.DENIES
+    elif refusing:
+        status = Status.CONDITIONAL
+    elif allowed == roles:
+        status = Status.ALLOWS
+    elif _allowed(policy, roles, repository_arn_prefix, conditional=True) != allowed:
+        status = Status.CONDITIONAL
+    else:
+        status = Status.ALLOWS_SOME_ROLES if allowed else Status.SILENT
+    return RegistryPolicy(status, allowed, denied_by, _NOTES.get(status, ""))
+
+
+def _allowed(
+    policy: Policy | None, roles: Sequence[str], prefix: str, *, conditional: bool
+) -> tuple[str, ...]:
+    """Return the roles that are allowed to pull from every repository, perhaps under a condition."""
+    allows = [
+        statement
+        for statement in statements(policy)
+        if statement.get("Effect") == "Allow"
+        and (conditional or not statement.get("Condition"))
+        and _covers_every_repository(statement, prefix)
+    ]
+    return tuple(
+        role
+        for role in roles
+        if all(
+            any(covers(statement, action) and applies_to(statement, role) for statement in allows)
+            for action in ACTIONS[PULL]
+        )
+    )
+
+
+def _covers_every_repository(statement: Statement, prefix: str) -> bool:
+    patterns = [pattern.replace("[", "[[]") for pattern in strings(statement.get("Resource")) or ()]
+    return any(all(fnmatchcase(prefix + name, pattern) for name in _ANY_NAMES) for pattern in patterns)
