@@ -52,7 +52,8 @@ e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
 	$(BIN)/pytest tests/e2e
 
 .PHONY: audit
-audit: audit-tools ## scan the template (checkov), the dependencies (pip-audit) and links; needs internet access
+audit: audit-tools ## check the template (AWS's schemas, checkov), the dependencies and links; needs internet access
+	PYTHONPATH=src $(TOOLS)/audit/bin/python -m scripts.check_template
 	$(TOOLS)/audit/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 	$(TOOLS)/audit/bin/pip-audit --requirement src/requirements.txt --disable-pip --require-hashes
 	$(TOOLS)/audit/bin/python -m scripts.check_links

@@ -1,4 +1,4 @@
-"""What happens in a deployed stack, as it happens: one line for each event, and for each result in the log."""
+"""Follows a deployed stack: a line for each event on the bus, and for each result in the function's log."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from devstack.aws import ACCOUNT, REGION, STACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from mypy_boto3_events.type_defs import TargetTypeDef
 
     from devstack.aws import LocalAws
 
@@ -36,8 +38,8 @@ class Activity:
         self._queue = self._sqs.create_queue(QueueName=_NAME)["QueueUrl"]
         pattern = {"source": ["aws.ecr", "aws.cloudformation"]}
         aws.events().put_rule(Name=_NAME, EventPattern=json.dumps(pattern))
-        target = {"Id": _NAME, "Arn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{_NAME}"}
-        aws.events().put_targets(Rule=_NAME, Targets=[target])  # type: ignore[list-item] - a plain dict
+        target: TargetTypeDef = {"Id": _NAME, "Arn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{_NAME}"}
+        aws.events().put_targets(Rule=_NAME, Targets=[target])
         self._seen: set[tuple[int, str]] = set()
         self._log_start = 0
 

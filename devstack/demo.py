@@ -76,23 +76,28 @@ def run() -> None:
         with step("sam build"):
             aws.build()
         with step("sam deploy"):
-            aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN})
-        worker = data_plane.create_role(aws)
+            aws.deploy(
+                {
+                    "WorkerRoleArns": data_plane.ROLE_ARN,
+                    "DescribeRoleArns": data_plane.OPERATOR_PROXY_ROLE_ARN,
+                }
+            )
+        roles = data_plane.create_roles(aws)
         console.print(
             f"\nRegistry account: [bold]{ACCOUNT}[/]\n"
             f"Worker role, in another account: [bold]{data_plane.ROLE_ARN}[/]\n"
         )
-        show(aws, worker, "team/app", "A new repository")
+        show(aws, roles, "team/app", "A new repository")
         for path in SVG_PATHS:
             save_svg(console, Path(path), "make run")
-        show(aws, worker, "ml/train", "A new repository with a foreign statement", FOREIGN_STATEMENT)
+        show(aws, roles, "ml/train", "A new repository with a foreign statement", FOREIGN_STATEMENT)
     console.print(
         "\n[bold green]✓[/] Both repositories are pullable, with no manual step. All processes have exited.\n"
     )
 
 
 def show(
-    aws: LocalAws, worker: ECRClient, repository: str, title: str, *statements: dict[str, object]
+    aws: LocalAws, roles: data_plane.Roles, repository: str, title: str, *statements: dict[str, object]
 ) -> None:
     """Create a repository, and show its policy and pulls before and after the grant.
 
@@ -108,11 +113,11 @@ def show(
         registry.set_repository_policy(repositoryName=repository, policyText=policy)
 
     before = policy_of(registry, repository)
-    if data_plane.pull_error(worker, repository) is None:
+    if data_plane.pull_error(roles.worker, repository) is None:
         raise DemoFailed(f"pulls from {repository} were allowed before the grant")
     console.print("[red]✗[/] a pull by the worker role is [red]denied[/] (AccessDenied)")
 
-    while data_plane.pull_error(worker, repository) is not None:
+    while data_plane.pull_error(roles.worker, repository) is not None:
         if time.monotonic() - created > TIMEOUT:
             raise DemoFailed(
                 f"pulls from {repository} are denied even after {TIMEOUT} s. The function's log:\n{aws.log()}"
@@ -121,13 +126,16 @@ def show(
     seconds = time.monotonic() - created
     # Push only now: a push event would make the function reconcile the repository at once.
     data_plane.push(registry, repository)
-    if data_plane.pull_error(worker, repository) is not None:
+    if data_plane.pull_error(roles.worker, repository) is not None:
         raise DemoFailed(f"pulls from {repository} are denied after the push")
 
     after = policy_of(registry, repository)
     console.print("[dim]… CreateRepository → CloudTrail → EventBridge → Lambda function[/]")
     console.print(diff(before, after))
     console.print("[green]✓[/] a pull by the worker role is [green]allowed[/]")
+    if data_plane.describe_error(roles.operator_proxy, repository) is not None:
+        raise DemoFailed(f"{repository} cannot be described by the operator-proxy role")
+    console.print("[green]✓[/] the image builder [green]finds[/] existing images (DescribeImages)")
     if statements:
         if after is None or after["Statement"][: len(statements)] != list(statements):
             raise DemoFailed(f"{repository} lost its foreign statement")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import json
 import socket
 import subprocess
 import threading
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOST = "host.docker.internal"
-_GATEWAY = "{{(index .IPAM.Config 0).Gateway}}"
 _DOCKER_TIMEOUT = 10  # seconds
 _CHUNK = 65_536  # bytes
 
@@ -51,14 +52,17 @@ def reachable_from_containers(port: int) -> Iterator[bool]:
 
 
 def _bridge_address() -> str | None:
-    command = ["docker", "network", "inspect", "bridge", "--format", _GATEWAY]
+    command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
     try:
         completed = subprocess.run(  # noqa: S603 - fixed arguments
             command, capture_output=True, text=True, timeout=_DOCKER_TIMEOUT, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return completed.stdout.strip() or None
+    config = json.loads(completed.stdout)[0]
+    # Docker names the gateway once a container has run. The gateway is the first address of the subnet.
+    first_address = next(ipaddress.ip_network(config["Subnet"]).hosts())
+    return str(config.get("Gateway") or first_address)
 
 
 class _Server(ThreadingTCPServer):

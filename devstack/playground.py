@@ -102,7 +102,7 @@ def print_commands(aws: LocalAws, *, docker: bool) -> None:
     """Print the commands for the second terminal."""
     console.print(
         f"\n[bold]The stack is deployed to an embedded AWS, account {ACCOUNT}, at {aws.endpoint}.[/]\n"
-        "Paste these commands into a second terminal, step by step. What happens appears here. Ctrl-C stops it."
+        "Paste these commands into a second terminal, step by step, and watch here. To stop, press Ctrl-C."
     )
     for step in steps(aws, docker=docker):
         console.print(f"\n[bold]{step.title}[/]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samtranslator.yaml_helper import yaml_parse
 
@@ -25,6 +25,10 @@ ARCHITECTURE = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_6
 SAM_LOCAL_ACCOUNT = "012345678912"
 _REPOSITORY = "team/app"
 _SECOND_ROLE = f"{ROLE_ARN}-gpu"
+_CREATE = f"aws ecr create-repository --repository-name {_REPOSITORY}"
+_GET_POLICY = (
+    f"aws ecr get-repository-policy --repository-name {_REPOSITORY} --query policyText --output text"
+)
 _FOREIGN_POLICY = {
     "Version": "2012-10-17",
     "Statement": [
@@ -54,14 +58,14 @@ def prepare(aws: LocalAws) -> None:
     _environment_copy(aws).write_text(environment.replace(f":{DEFAULT_PORT}", f":{_port(aws)}"))
 
 
-def local_template(text: str) -> dict[str, object]:
+def local_template(text: str) -> dict[str, Any]:
     """Return the built template for `sam local invoke`.
 
-    `sam local invoke` sets only the variables that the template declares, and the stack has no AWS_ENDPOINT_URL.
-    The function's architecture is that of this machine, so that Docker runs its image.
+    `sam local invoke` sets only the variables that the template declares, so AWS_ENDPOINT_URL is added. The
+    function's architecture is that of this machine, so that Docker runs its image.
     """
-    template: dict[str, object] = yaml_parse(text)
-    function = template["Resources"]["Function"]["Properties"]  # type: ignore[index] - a parsed template
+    template: dict[str, Any] = yaml_parse(text)
+    function = template["Resources"]["Function"]["Properties"]
     function["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = ""
     function["Architectures"] = [ARCHITECTURE]
     return template
@@ -70,29 +74,23 @@ def local_template(text: str) -> dict[str, object]:
 def steps(aws: LocalAws, *, docker: bool) -> list[Step]:
     """Return the steps to try in the second terminal."""
     template = aws.folder / "build/template.yaml"
-    get_policy = (
-        f"aws ecr get-repository-policy --repository-name {_REPOSITORY} --query policyText --output text"
-    )
     foreign = shlex.quote(json.dumps(_FOREIGN_POLICY, separators=(",", ":")))
     remote_invoke = f"sam remote invoke --stack-name {STACK} --event-file events/rerun-all.json"
+    logs = f"sam logs --stack-name {STACK}"
+    set_policy = f"aws ecr set-repository-policy --repository-name {_REPOSITORY} --policy-text {foreign}"
     deploy = (
         f"sam deploy --template-file {template} --no-confirm-changeset "
         f"--parameter-overrides WorkerRoleArns={ROLE_ARN},{_SECOND_ROLE}"
     )
-    create = f"aws ecr create-repository --repository-name {_REPOSITORY}"
-    set_policy = f"aws ecr set-repository-policy --repository-name {_REPOSITORY} --policy-text {foreign}"
     planned = [
         Step("Prepare the terminal:", _environment(aws)),
-        Step("Create a repository. Its policy doesn't exist yet:", (create, get_policy)),
-        Step("A few seconds later, the function has attached the grant:", (get_policy,)),
-        Step(
-            "Invoke the function yourself, and read its log:",
-            (remote_invoke, f"sam logs --stack-name {STACK}"),
-        ),
-        Step("Replace the policy. A few seconds later, the grant is back:", (set_policy, get_policy)),
-        Step("Add a worker role. The deployment starts a sweep, which adds the role:", (deploy, get_policy)),
+        Step("Create a repository. The repository has no policy yet:", (_CREATE, _GET_POLICY)),
+        Step("A few seconds later, the policy contains the grant:", (_GET_POLICY,)),
+        Step("Invoke the function yourself, and read its log:", (remote_invoke, logs)),
+        Step("Overwrite the policy. A few seconds later, the grant is back:", (set_policy, _GET_POLICY)),
+        Step("Add a worker role. The deployment starts a sweep, which adds the role:", (deploy, _GET_POLICY)),
     ]
-    return [*planned, *_sam_local(aws)] if docker else planned
+    return [*planned, _sam_local(aws)] if docker else planned
 
 
 def _environment(aws: LocalAws) -> tuple[str, ...]:
@@ -106,23 +104,19 @@ def _environment(aws: LocalAws) -> tuple[str, ...]:
     )
 
 
-def _sam_local(aws: LocalAws) -> list[Step]:
-    account = f"AWS_ACCESS_KEY_ID={SAM_LOCAL_ACCOUNT}"
-    is_default = _port(aws) == DEFAULT_PORT
-    environment = "events/playground.json" if is_default else _environment_copy(aws)
+def _sam_local(aws: LocalAws) -> Step:
+    environment = "events/playground.json" if _port(aws) == DEFAULT_PORT else _environment_copy(aws)
     invoke = (
-        f"{account} sam local invoke -e events/created-by-api.json --env-vars {environment} "
+        f"sam local invoke -e events/created-by-api.json --env-vars {environment} "
         f"--template-file {aws.folder / 'build/local.yaml'} --skip-pull-image "
         f"--add-host {docker_bridge.HOST}:host-gateway"
     )
-    create = f"{account} aws ecr create-repository --repository-name {_REPOSITORY}"
-    get_policy = f"{account} aws ecr get-repository-policy --repository-name {_REPOSITORY} --query policyText --output text"
-    return [
-        Step(
-            f"Run the built function in Docker, for the account of the saved events ({SAM_LOCAL_ACCOUNT}):",
-            (create, invoke, get_policy),
-        )
-    ]
+    return Step(
+        f"Run the function in Docker, on another registry: account {SAM_LOCAL_ACCOUNT} of the saved events.",
+        tuple(
+            f"AWS_ACCESS_KEY_ID={SAM_LOCAL_ACCOUNT} {command}" for command in (_CREATE, invoke, _GET_POLICY)
+        ),
+    )
 
 
 def _environment_copy(aws: LocalAws) -> Path:

@@ -17,6 +17,10 @@ _REASONS = {
         "Role",
         "ecr:SetRepositoryPolicy",
     ): "Reconciling a repository writes its policy if the grant is missing.",
+    (
+        "Role",
+        "ecr:GetRegistryPolicy",
+    ): "A sweep reports whether the registry's policy allows or denies the pull.",
     ("Role", "logs:CreateLogStream"): "Each execution environment creates its log stream.",
     ("Role", "logs:PutLogEvents"): "The function writes logs, and metrics in its logs.",
     ("Role", "sqs:SendMessage"): "Lambda sends events that failed three times to the dead-letter queue.",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.text import Text
 
+from handler import registry_policy
 from handler.observability import logger
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled, Unavailable
 from handler.request import Request
@@ -100,9 +101,14 @@ def make_plan(settings: Settings, client: ECRClient, stop: Stop) -> Plan:
     Raises:
         PlanError: the registry cannot be read.
     """
-    plan = Plan(region=client.meta.region_name, account=_account(client))
+    plan = Plan(region=client.meta.region_name)
     registry = Registry(client)
+    arn = _first_repository_arn(client)
     with PlanProgress() as progress:
+        if arn:
+            prefix = arn.partition("/")[0] + "/"
+            plan.account = arn.split(":")[4]
+            plan.registry_policy = registry_policy.read(registry, settings, prefix)
         names = _list(registry, progress, stop)
         in_scope = tuple(name for name in names if name in settings.scope)
         plan.listed, plan.in_scope = len(names), len(in_scope)
@@ -122,8 +128,8 @@ def make_plan(settings: Settings, client: ECRClient, stop: Stop) -> Plan:
     return plan
 
 
-def _account(client: ECRClient) -> str:
-    """Return the registry's account, or an empty string if the registry is empty.
+def _first_repository_arn(client: ECRClient) -> str:
+    """Return the ARN of a repository, which names the account; an empty string if the registry is empty.
 
     Raises:
         PlanError: the call fails for a reason that every other call would have too.
@@ -134,7 +140,7 @@ def _account(client: ECRClient) -> str:
         if sentence := explain(error):
             raise PlanError(sentence) from None
         return ""  # a throttled call, for example: the sweep tries again
-    return page["repositories"][0]["registryId"] if page["repositories"] else ""
+    return page["repositories"][0]["repositoryArn"] if page["repositories"] else ""
 
 
 def _list(registry: Registry, progress: PlanProgress, stop: Stop) -> list[str]:

@@ -6,12 +6,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from handler.report import registry_policy_details
 from handler.result import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from handler.denials import Denial
+    from handler.registry_policy import RegistryPolicy
     from handler.result import Result
 
 
@@ -34,6 +36,7 @@ class Plan:
         in_scope: the number of repositories that the settings select.
         complete: whether all of these were read.
         all_failed: whether no result so far is a success.
+        registry_policy: what the registry's own policy says on the grants, unless the registry is empty.
         results: the result of each repository that was read.
     """
 
@@ -43,6 +46,7 @@ class Plan:
     in_scope: int = 0
     complete: bool = False
     all_failed: bool = True
+    registry_policy: RegistryPolicy | None = None
     results: list[Result] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
@@ -90,6 +94,7 @@ class Plan:
                 "failed": len(self.failed),
                 "gone": len(self.gone),
             },
+            "registry_policy": self.registry_policy and registry_policy_details(self.registry_policy),
             "would_change": [one.details() for one in self.to_change],
             "denied": [one.details() for one in self.denied],
             "failed": [one.details() for one in self.failed],

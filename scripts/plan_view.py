@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from handler.registry_policy import Status
 from scripts.plan_result import by_change, by_denial, by_reason
 
 if TYPE_CHECKING:
@@ -17,10 +18,19 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from handler.denials import Denial
+    from handler.registry_policy import RegistryPolicy
     from scripts.plan_result import Plan
 
 _MAX_NAMES = 12  # repositories that a group names; --json lists all
 _MAX_GROUPS = 10
+_REGISTRY_POLICY = {
+    Status.ALLOWS: "allows the pull by the worker roles",
+    Status.ALLOWS_SOME_ROLES: "allows the pull by some of the worker roles",
+    Status.CONDITIONAL: "allows or denies the pull by the worker roles under a condition",
+    Status.DENIES: "denies the pull by the worker roles",
+    Status.UNKNOWN: "is unknown",
+}
 _COLORS = {"+": "green", "-": "red"}
 _MIN_WIDTH = 110  # characters, where the output is no terminal
 
@@ -72,6 +82,8 @@ def show(plan: Plan, console: Console) -> None:
     registry = f"account {plan.account}, {plan.region}" if plan.account else plan.region
     console.print(f"\n[bold]Plan for the registry of {registry}[/]\n")
     console.print(Padding(_counts(plan), (0, 0, 0, 2), expand=False))
+    if plan.registry_policy:
+        _show_registry_policy(plan.registry_policy, console)
     _show_changes(plan, console)
     _show_denied(plan, console)
     _show_failed(plan, console)
@@ -98,6 +110,22 @@ def _counts(plan: Plan) -> Table:
     return table
 
 
+def _show_registry_policy(policy: RegistryPolicy, console: Console) -> None:
+    meaning = _REGISTRY_POLICY.get(policy.status, "denies a grant" if policy.denied_by else "")
+    if not meaning:
+        return
+    note = f": {policy.note}" if policy.note else ""
+    console.print()
+    console.print(Text(f"The registry's policy {meaning}{note}", style="bold"))
+    for denial in policy.denied_by:
+        _print_line(_denial(denial), "magenta", console)
+
+
+def _denial(denial: Denial) -> str:
+    condition = " under a condition" if denial.conditional else ""
+    return f"{denial.statement} denies {denial.grant}{condition} to {', '.join(denial.roles)}"
+
+
 def _show_changes(plan: Plan, console: Console) -> None:
     groups = by_change(plan.to_change)
     for group, repositories in list(groups.items())[:_MAX_GROUPS]:
@@ -112,9 +140,7 @@ def _show_denied(plan: Plan, console: Console) -> None:
     groups = by_denial(plan.denied)
     for denial, repositories in list(groups.items())[:_MAX_GROUPS]:
         console.print(f"\n[bold magenta]{_repositories(len(repositories))} denied by a foreign statement[/]")
-        condition = " under a condition" if denial.conditional else ""
-        text = f"{denial.statement} denies {denial.grant}{condition} to {', '.join(denial.roles)}"
-        _print_line(text, "magenta", console)
+        _print_line(_denial(denial), "magenta", console)
         _print_names(repositories, console)
     _print_omitted(groups, "statements that deny a grant", console)
 

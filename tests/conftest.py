@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samtranslator.translator.transform import transform
-from samtranslator.yaml_helper import yaml_parse
 
 from devstack.aws import clean_environment
-from devstack.host import PROJECT
+from scripts.processed_template import processed_template as transformed
 
 _environment = clean_environment()
 os.environ.clear()
@@ -22,23 +20,11 @@ os.environ["POWERTOOLS_SERVICE_NAME"] = "ecr-allow-pull"
 EVENTS = Path(__file__).parent.parent / "events"
 
 
-class NoManagedPolicies:
-    """The template attaches no managed policy."""
-
-    def load(self) -> dict[str, str]:
-        return {}
-
-
 @pytest.fixture(scope="session")
 def processed_template() -> dict[str, Any]:
-    """Return the template as CloudFormation receives it, after the SAM transform."""
-    template = yaml_parse((PROJECT / "template.yaml").read_text())
-    # `sam package` replaces the local path by an S3 URL.
-    template["Resources"]["Function"]["Properties"]["CodeUri"] = "s3://bucket/key"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        processed: dict[str, Any] = transform(template, {}, NoManagedPolicies())
-    return processed
+        return transformed()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ ENFORCED = {
     "ecr:DescribeRepositories": {"repositories": ["allowed/*"]},
     "ecr:GetRepositoryPolicy": {"repositories": ["allowed/app"]},
     "ecr:SetRepositoryPolicy": {"repositories": ["allowed/app"]},
+    "ecr:GetRegistryPolicy": {"repositories": ["allowed/app"]},
 }
 
 
@@ -33,7 +34,9 @@ def test_each_permission_is_needed_and_the_error_names_a_missing_one(
             if "allowed/app" not in {one["repositoryName"] for one in repositories(stack)}:
                 stack.create_repository("allowed/app")
             with without_permission(stack, action):
-                error = stack.invoke(ENFORCED[action])["errorMessage"]
+                response = stack.invoke(ENFORCED[action])
+                # Without the registry's policy, everything else is done.
+                error = response.get("errorMessage") or response["registry_policy"]["note"]
             assert "errorMessage" not in stack.invoke(ENFORCED[action])
             stack.registry.delete_repository(repositoryName="allowed/app")
 
@@ -136,7 +139,8 @@ def without_permission(stack: Stack, action: str) -> Iterator[None]:
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             if action in actions:
                 others = [other for other in actions if other != action] or ["ecr:GetAuthorizationToken"]
-                reduced = document | {"Statement": [statement | {"Action": others}]}
+                kept = [one for one in document["Statement"] if one is not statement]
+                reduced = document | {"Statement": [statement | {"Action": others}, *kept]}
                 iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(reduced))
                 try:
                     yield

@@ -151,13 +151,14 @@ def test_log_level_applies_to_the_function_and_never_to_metrics(
     long = {"Sid": "x" * 10_000, "Effect": "Allow", "Principal": "*", "Action": "ecr:PutImage"}
     ecr.create_repository("denied/app", policy={"Version": "2012-10-17", "Statement": [deny]})
     ecr.create_repository("too-long/app", policy={"Version": "2012-10-17", "Statement": [long]})
-    logging = {
-        "POWERTOOLS_LOG_LEVEL": level,
-        "AWS_LAMBDA_LOG_LEVEL": "DEBUG" if level == "DEBUG" else "INFO",
-        "AWS_LAMBDA_LOG_FORMAT": "JSON",
-    }
-
-    with running(built, tmp_path, ecr, **logging) as function:
+    with running(
+        built,
+        tmp_path,
+        ecr,
+        POWERTOOLS_LOG_LEVEL=level,
+        AWS_LAMBDA_LOG_LEVEL="DEBUG" if level == "DEBUG" else "INFO",
+        AWS_LAMBDA_LOG_FORMAT="JSON",
+    ) as function:
         function.invoke({"repositories": ["*"]})
         lines = [json.loads(line) for line in function.log().splitlines() if line.startswith("{")]
 

@@ -48,7 +48,8 @@ class TestManualInvocation:
             output = stack.aws.sam("remote", "invoke", "--stack-name", STACK, *event)
 
         report, _ = json.JSONDecoder().raw_decode(output, output.index('{"checked"'))
-        attached = {"repository": "missed/app", "outcome": "attached", "added": [data_plane.ROLE_ARN]}
+        added = {"AllowPull": [data_plane.ROLE_ARN]}
+        attached = {"repository": "missed/app", "outcome": "attached", "added": added}
         assert attached in report["repositories"]
         assert stack.statements("missed/app") == [ALLOW_PULL]
 
@@ -118,7 +119,7 @@ class TestSettings:
                 report = stack.invoke({"repositories": ["removed/app"]})
 
         assert report["repositories"] == [
-            {"repository": "removed/app", "outcome": "attached", "removed": [unlisted]}
+            {"repository": "removed/app", "outcome": "attached", "removed": {"AllowPull": [unlisted]}}
         ]
         assert stack.statements("removed/app") == [ALLOW_PULL]
 
@@ -136,3 +137,59 @@ def environment(stack: Stack, **variables: str) -> Iterator[None]:
         yield
     finally:
         functions.update_function_configuration(FunctionName=name, Environment={"Variables": before})
+
+
+class TestOtherGrants:
+    def test_the_operator_proxy_lists_images_only_after_the_grant(self, stack: Stack) -> None:
+        operator_proxy = data_plane.create_operator_proxy_role(stack.aws)
+        with stack.only_rules():
+            stack.create_repository("described/app")
+            assert data_plane.describe_error(operator_proxy, "described/app") is not None
+
+            with environment(stack, DESCRIBE_ROLE_ARNS=data_plane.OPERATOR_PROXY_ROLE_ARN):
+                report = stack.invoke({"repositories": ["described/app"]})
+
+        assert report["repositories"][0]["added"] == {
+            "AllowDescribeImages": [data_plane.OPERATOR_PROXY_ROLE_ARN],
+            "AllowPull": [data_plane.ROLE_ARN],
+        }
+        assert data_plane.describe_error(operator_proxy, "described/app") is None
+
+    def test_a_repository_that_ecr_creates_has_the_grants_of_the_creation_template_at_once(
+        self, stack: Stack
+    ) -> None:
+        role = "arn:aws:iam::222222222222:role/of-the-template"
+        parameters = {
+            "WorkerRoleArns": role,
+            "DescribeRoleArns": role,
+            "PullThroughCacheRepositories": "docker-hub/*",
+            "CreationTemplatePrefix": "docker-hub",
+        }
+        with stack.only_rules():
+            outputs = stack.aws.deploy(parameters, stack="template")
+            try:
+                stack.create_repository("docker-hub/templated/app")
+                at_once = stack.statements("docker-hub/templated/app")
+                response = stack.aws.lambda_().invoke(
+                    FunctionName=outputs["FunctionName"],
+                    Payload=json.dumps({"repositories": ["docker-hub/templated/app"]}),
+                )
+            finally:
+                stack.aws.cloudformation().delete_stack(StackName="template")
+                stack.aws.cloudformation().get_waiter("stack_delete_complete").wait(StackName="template")
+
+        sids = [statement["Sid"] for statement in at_once if isinstance(statement, dict)]
+        assert sids == ["AllowPull", "AllowDescribeImages", "AllowPullThroughCache"]
+        assert json.loads(response["Payload"].read())["outcomes"] == {"unchanged": 1}
+
+    def test_the_registry_policy_that_denies_the_pull_is_reported(self, stack: Stack) -> None:
+        statement = {"Sid": "No", "Effect": "Deny", "Principal": "*", "Action": "ecr:*", "Resource": "*"}
+        text = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        stack.registry.put_registry_policy(policyText=text)
+        try:
+            report = stack.invoke({"repositories": ["no-such/app"]})
+        finally:
+            stack.registry.delete_registry_policy()
+
+        assert report["registry_policy"]["status"] == "denies"
+        assert stack.invoke({"repositories": ["no-such/app"]})["registry_policy"] == {"status": "silent"}

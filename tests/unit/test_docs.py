@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,6 +183,13 @@ def test_the_documented_command_saves_a_template_that_fits_into_a_stack_set(
 
 def option_of(name: str) -> str:
     return xform_name(name).replace("_", "-")
+
+
+def test_the_preview_in_the_readme_covers_all_repositories_and_writes_nothing(
+    saved_event: Callable[[str], dict[str, object]],
+) -> None:
+    assert "--event-file events/dry-run.json" in (PROJECT / "README.md").read_text()
+    assert saved_event("dry-run") == {"repositories": ["*"], "dry_run": True}
 
 
 def test_readme_lists_every_parameter_with_its_default() -> None:

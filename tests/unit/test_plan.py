@@ -175,7 +175,7 @@ class TestExitCode:
             "ml/train, team/app",
             "2 repositories would change. Nothing was written.",
         )
-        assert {operation for operation, *_ in ecr.call_log} == {LIST, READ}
+        assert {operation for operation, *_ in ecr.call_log} == {LIST, READ, "GetRegistryPolicy"}
 
     def test_is_1_if_a_repository_cannot_be_read_even_if_others_would_change(
         self, ecr: FakeEcr, run_plan: RunPlan
@@ -235,6 +235,44 @@ def test_a_statement_that_denies_the_grant_is_named(ecr: FakeEcr, run_plan: RunP
     assert output.has("3 have the grant", "3 have a statement that denies the grant")
     assert f'"Quarantine" denies AllowPull to {ROLE} denied/a, denied/b' in " ".join(output.out.split())
     assert '"Quarantine" denies AllowPull under a condition to' in output.out
+
+
+class TestRegistryPolicy:
+    PULL = GRANT | {"Resource": "arn:aws:ecr:us-east-1:111122223333:repository/*"}
+
+    def test_that_allows_the_pull_is_shown(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app")
+        ecr.registry_policy = policy(self.PULL)
+
+        output = run_plan()
+
+        assert output.code == 2
+        assert "The registry's policy allows the pull by the worker roles" in output.out
+        assert run_plan("--json").json["registry_policy"]["status"] == "allows"
+
+    def test_that_denies_the_grant_is_shown_with_the_statement(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT))
+        ecr.registry_policy = policy(DENY | {"Resource": "*"})
+
+        output = run_plan()
+
+        assert "The registry's policy denies the pull by the worker roles" in output.out
+        assert '"Quarantine" denies AllowPull' in output.out
+
+    def test_that_says_nothing_is_not_shown(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app")
+
+        assert "registry's policy" not in run_plan().out
+        assert run_plan("--json").json["registry_policy"] == {"status": "silent"}
+
+    def test_that_cannot_be_read_is_no_error(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT))
+        ecr.denied_operations = {"GetRegistryPolicy"}
+
+        output = run_plan()
+
+        assert output.code == 0
+        assert "The registry's policy is unknown: ECR refused GetRegistryPolicy" in output.out
 
 
 def test_long_lists_are_shortened_in_the_table_and_complete_in_json(ecr: FakeEcr, run_plan: RunPlan) -> None:
@@ -447,7 +485,7 @@ def test_ten_thousand_repositories_with_throttles_and_failures(
     counts = {"listed": 10_000, "in_scope": 10_000, "granted": 9_500, "would_change": 493}
     assert output.json["counts"] == counts | {"denied": 0, "failed": 7, "gone": 0}
     assert Counter(outcome for *_, outcome in ecr.call_log)["THROTTLED"] == 200
-    assert {operation for operation, *_ in ecr.call_log} == {LIST, READ}
+    assert {operation for operation, *_ in ecr.call_log} == {LIST, READ, "GetRegistryPolicy"}
 
 
 def connect_in_process(ecr: FakeEcr, profile: str | None, region: str | None) -> "ECRClient":

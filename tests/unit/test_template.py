@@ -1,5 +1,6 @@
 """The template, as CloudFormation receives it after the SAM transform."""
 
+import functools
 import json
 import re
 import tomllib
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
+from handler.grants import ACTIONS
+from handler.policy import attach, granted
+from handler.policy_document import parse
 from handler.settings import Settings
 from scripts import permissions_page
 
@@ -21,11 +24,6 @@ TEMPLATE = PROJECT / "template.yaml"
 type Resource = dict[str, Any]
 
 
-class NoManagedPolicies:
-    def load(self) -> dict[str, str]:
-        return {}
-
-
 @pytest.fixture(scope="module")
 def source() -> dict[str, Any]:
     template: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
@@ -33,19 +31,8 @@ def source() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def processed() -> dict[str, Any]:
-    template = yaml_parse(TEMPLATE.read_text())
-    # `sam package` replaces the local path by an S3 URL.
-    template["Resources"]["Function"]["Properties"]["CodeUri"] = "s3://bucket/key"
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        processed: dict[str, Any] = transform(template, {}, NoManagedPolicies())
-    return processed
-
-
-@pytest.fixture(scope="module")
-def resources(processed: dict[str, Any]) -> dict[str, Resource]:
-    found: dict[str, Resource] = processed["Resources"]
+def resources(processed_template: dict[str, Any]) -> dict[str, Resource]:
+    found: dict[str, Resource] = processed_template["Resources"]
     return found
 
 
@@ -266,7 +253,7 @@ def resolve(value: Any, template: dict[str, Any], **pseudo_parameters: str) -> A
 
     def substitute(text: str, variables: dict[str, Any]) -> str:
         values = pseudo_parameters | {name: resolved(each) for name, each in variables.items()}
-        return re.sub(r"\$\{(?:AWS::)?(\w+)\}", lambda match: values.get(match[1], match[1]), text)
+        return re.sub(r"\$\{(?:AWS::)?(\w+)\}", lambda match: str(values.get(match[1], match[1])), text)
 
     functions: dict[str, Callable[[Any], Any]] = {
         "Ref": lambda name: pseudo_parameters.get(name.removeprefix("AWS::")),
@@ -294,11 +281,13 @@ def resolve(value: Any, template: dict[str, Any], **pseudo_parameters: str) -> A
     ],
 )
 def test_recursive_loop_detection_is_off_where_lambda_has_it_so_that_a_long_sweep_can_continue(
-    processed: dict[str, Any], partition: str, region: str, expected: str | None
+    processed_template: dict[str, Any], partition: str, region: str, expected: str | None
 ) -> None:
-    (function,) = of_type(processed["Resources"], "AWS::Lambda::Function")
+    (function,) = of_type(processed_template["Resources"], "AWS::Lambda::Function")
 
-    assert resolve(function["RecursiveLoop"], processed, Partition=partition, Region=region) == expected
+    assert (
+        resolve(function["RecursiveLoop"], processed_template, Partition=partition, Region=region) == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,11 +299,11 @@ def test_recursive_loop_detection_is_off_where_lambda_has_it_so_that_a_long_swee
     ],
 )
 def test_the_dashboard_url_has_the_console_of_the_partition(
-    processed: dict[str, Any], partition: str, region: str, host: str
+    processed_template: dict[str, Any], partition: str, region: str, host: str
 ) -> None:
-    value = processed["Outputs"]["DashboardUrl"]["Value"]
+    value = processed_template["Outputs"]["DashboardUrl"]["Value"]
 
-    assert resolve(value, processed, Partition=partition, Region=region) == (
+    assert resolve(value, processed_template, Partition=partition, Region=region) == (
         f"https://{host}/cloudwatch/home?region={region}#dashboards/dashboard/Dashboard"
     )
 
@@ -328,8 +317,10 @@ def test_every_rule_takes_events_of_its_own_account_and_region_only(resources: d
         assert pattern["region"] == [{"Ref": "AWS::Region"}]
 
 
-def test_the_processed_template_fits_into_a_stack_set_in_compact_form(processed: dict[str, Any]) -> None:
-    assert len(json.dumps(processed, separators=(",", ":")).encode()) < 51_200
+def test_the_processed_template_fits_into_a_stack_set_in_compact_form(
+    processed_template: dict[str, Any],
+) -> None:
+    assert len(json.dumps(processed_template, separators=(",", ":")).encode()) < 51_200
 
 
 def test_the_longest_accepted_list_fits_into_the_environment_of_a_function(
@@ -406,7 +397,14 @@ def test_every_setting_is_a_parameter_with_the_default_of_the_function(
     }
 
     assert role_name == {"Ref": "Role"}
-    assert variables.keys() == {"WORKER_ROLE_ARNS", "REPOSITORIES", "MODE", "REMOVE_UNLISTED_ROLES"}
+    assert variables.keys() == {
+        "WORKER_ROLE_ARNS",
+        "DESCRIBE_ROLE_ARNS",
+        "REPOSITORIES",
+        "PULL_THROUGH_CACHE_REPOSITORIES",
+        "MODE",
+        "REMOVE_UNLISTED_ROLES",
+    }
     assert Settings.from_environment(defaults) == Settings.from_environment(
         {"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:role/r"}
     )
@@ -424,3 +422,89 @@ def test_the_template_hard_codes_no_region_or_partition(
 
     assert "arn:aws:" not in text
     assert "us-east-1" not in text
+
+
+class TestTheCreationTemplate:
+    """The policy of repositories that ECR creates is what the function would write."""
+
+    ROLES = ("arn:aws:iam::222222222222:role/a", "arn:aws:iam::222222222222:role/path/b")
+
+    def policy(self, resources: dict[str, Resource], **parameters: str) -> str:
+        template = resources["CreationTemplate"]["Properties"]
+        text = evaluate(template["RepositoryPolicy"], self.conditions(parameters), parameters)
+        assert isinstance(text, str)
+        return text
+
+    def conditions(self, parameters: dict[str, str]) -> dict[str, object]:
+        source = yaml_parse(TEMPLATE.read_text())["Conditions"]
+        return {
+            name: evaluate(condition, {}, parameters)
+            for name, condition in source.items()
+            if (name in {"HasDescribeRoles", "HasPullThroughCache"})
+        }
+
+    @pytest.mark.parametrize("workers", [ROLES[0], ",".join(ROLES), ", ".join(ROLES)])
+    @pytest.mark.parametrize("describers", ["none", ROLES[1], " , ".join(ROLES)])
+    @pytest.mark.parametrize(
+        ("cache", "repository"),
+        [("none", "docker-hub/app"), ("*", "docker-hub/app"), ("docker-hub/*", "docker-hub/app")],
+    )
+    def test_holds_exactly_the_grants(
+        self, resources: dict[str, Resource], workers: str, describers: str, cache: str, repository: str
+    ) -> None:
+        text = self.policy(
+            resources,
+            WorkerRoleArns=workers,
+            DescribeRoleArns=describers,
+            PullThroughCacheRepositories=cache,
+            CreationTemplatePrefix="docker-hub",
+        )
+
+        settings = Settings.from_environment(
+            {
+                "WORKER_ROLE_ARNS": workers,
+                "DESCRIBE_ROLE_ARNS": describers,
+                "PULL_THROUGH_CACHE_REPOSITORIES": cache,
+                "REPOSITORIES": "*",
+                "MODE": "enforce",
+            }
+        )
+        policy = parse(text)
+        assert attach(policy, settings.grants(repository), remove_unlisted=ACTIONS) is policy
+        assert granted(policy) == granted(attach(None, settings.grants(repository)))
+
+    def test_applies_to_every_way_in_which_ecr_creates_repositories(
+        self, resources: dict[str, Resource]
+    ) -> None:
+        template = resources["CreationTemplate"]
+
+        assert template["Condition"] == "HasCreationTemplate"
+        assert template["Properties"]["AppliedFor"] == ["PULL_THROUGH_CACHE", "REPLICATION", "CREATE_ON_PUSH"]
+
+
+def evaluate(value: Any, conditions: dict[str, object], parameters: dict[str, str]) -> Any:  # noqa: ANN401, C901, PLR0911 - CloudFormation's
+    """Evaluate CloudFormation's functions, as far as the template uses them."""
+    again = functools.partial(evaluate, conditions=conditions, parameters=parameters)
+    match value:
+        case {"Ref": str(name)}:
+            return parameters.get(name, name)
+        case {"Fn::Equals": [left, right]}:
+            return again(left) == again(right)
+        case {"Fn::Not": [inner]}:
+            return not again(inner)
+        case {"Fn::Or": alternatives}:
+            return any(map(again, alternatives))
+        case {"Fn::If": [condition, yes, no]}:
+            return again(yes if conditions[condition] else no)
+        case {"Fn::Join": [separator, parts]}:
+            return separator.join(again(parts))
+        case {"Fn::Split": [separator, text]}:
+            return again(text).split(separator)
+        case {"Fn::Sub": [text, variables]}:
+            known = parameters | {name: again(inner) for name, inner in variables.items()}
+            return re.sub(r"\$\{(\w+)\}", lambda match: known[match[1]], text)
+        case {"Fn::Sub": text}:
+            return again({"Fn::Sub": [text, {}]})
+        case [*items]:
+            return [again(item) for item in items]
+    return value
