@@ -1,1 +1,1 @@
-"""Local development without AWS: an embedded AWS, a fake ECR, Lambda's runtime and the demo."""
+"""Local development without AWS: an embedded AWS, a fake ECR, the Lambda runtime, demo and playground."""

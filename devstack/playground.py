@@ -6,6 +6,7 @@ Prints commands for a second terminal, then one line for each event and each res
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -92,9 +93,12 @@ def check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            user = "Another playground runs" if _is_playground(port) else f"Port {port} is not free ({error})"
+            problem = "Another playground runs on this port"
+            if not is_embedded_aws(port):
+                in_use = error.errno == errno.EADDRINUSE
+                problem = f"Port {port} is in use by another program" if in_use else f"Port {port}: {error}"
             raise PlaygroundError(
-                f"{user}. Stop it, or choose another port: make playground PORT={port + 1}"
+                f"{problem}. Stop it, or choose another port: make playground PORT={port + 1}"
             ) from None
 
 
@@ -127,7 +131,8 @@ def follow(activity: Activity) -> None:
             raise PlaygroundError(f"The embedded AWS stopped: {error}") from None
 
 
-def _is_playground(port: int) -> bool:
+def is_embedded_aws(port: int) -> bool:
+    """Return whether an embedded AWS answers on the port."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/health", timeout=1).close()
     except OSError:

@@ -1,1 +1,1 @@
-"""Scripts that generate documentation and check links."""
+"""Scripts: the plan, the generated documentation, and checks."""

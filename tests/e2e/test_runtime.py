@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,33 +204,3 @@ def test_package_has_at_most_2_mb(built: Path, tmp_path: Path) -> None:
     package = shutil.make_archive(str(tmp_path / "package"), "zip", built)
 
     assert Path(package).stat().st_size <= 2_000_000
-
-
-@pytest.fixture(scope="session")
-def architecture() -> str:
-    """Return Lambda's name of this machine's architecture. Skip if there is no runtime image."""
-    machine = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
-    image = f"public.ecr.aws/lambda/python:3.13-{machine}"
-    if not shutil.which("docker") or not (docker("image", "inspect", image) or docker("pull", image)):
-        pytest.skip(f"`sam local invoke` needs Docker and the image {image}")
-    return machine
-
-
-def docker(*arguments: str) -> bool:
-    return not subprocess.run(["docker", *arguments], capture_output=True, check=False).returncode  # noqa: S603, S607
-
-
-@pytest.mark.parametrize(
-    "event", sorted(path.name for path in (PROJECT / "events").glob("*.json") if path.stem != "env")
-)
-def test_sam_local_invoke_runs_every_saved_event(stack: Stack, architecture: str, event: str) -> None:
-    template = str(stack.aws.folder / "build/template.yaml")
-
-    # The function has no ECR here. The test only shows that it starts and handles the event.
-    output = stack.aws.sam(
-        "local", "invoke", "--skip-pull-image", "--template-file", template, "-e", f"events/{event}",
-        "--env-vars", "events/env.json", "--parameter-overrides", f"Architecture={architecture}",
-    )  # fmt: skip
-
-    assert "Runtime." not in output
-    assert '"cold_start":true' in output

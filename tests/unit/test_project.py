@@ -15,7 +15,7 @@ from handler.triggers import FunctionIdentity, parse
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
-EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "env")
+EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "playground")
 
 # Imports run in one direction: each module may import only the modules listed here.
 MODULES = {
@@ -167,7 +167,7 @@ def test_every_saved_event_can_be_parsed(saved_event: Callable[[str], dict[str, 
 def test_the_sam_local_environment_holds_valid_settings(
     saved_event: Callable[[str], dict[str, object]],
 ) -> None:
-    environment = saved_event("env")["Function"]
+    environment = saved_event("playground")["Function"]
     assert isinstance(environment, dict)
 
     assert Settings.from_environment(environment).worker_role_arns

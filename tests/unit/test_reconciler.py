@@ -21,7 +21,7 @@ from tests.unit.virtual_time import limiter_without_waits
 
 A, B, C = (f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc")
 CI = "arn:aws:iam::444444444444:role/ci"
-NOT_APPLIED = set(Fault) - APPLIED
+NOT_APPLIED = [fault for fault in Fault if fault not in APPLIED]
 
 type Policy = dict[str, Any]
 
@@ -177,7 +177,7 @@ class TestConcurrentWriters:
 
 
 class TestAWriteWithALostResponse:
-    @pytest.mark.parametrize("fault", APPLIED)
+    @pytest.mark.parametrize("fault", sorted(APPLIED, key=str))
     def test_is_reported_and_not_repeated_if_ecr_applied_it(
         self, ecr: FakeEcr, function: Function, fault: Fault
     ) -> None:

@@ -46,8 +46,10 @@ def respond_with_503(connection: socket.socket) -> None:
         ("'Principal not found'", "'Principal not found'"),
         (
             "'Invalid repository policy provided'",
-            "'Invalid repository policy provided': a principal does not exist, or ECR does not accept another "
-            "part of the policy",
+            (
+                "'Invalid repository policy provided': a principal does not exist, or ECR does not accept "
+                "another part of the policy"
+            ),
         ),
     ],
 )
