@@ -56,6 +56,7 @@ class Sweep:
         expected = settings.pull_through_cache.included if "*" in self._globs else ()
         unmatched = tuple(dict.fromkeys((*self._globs, *expected)))
         self._checkpoint = request.checkpoint or Checkpoint(unmatched=unmatched)
+        self._failed_before = deque(self._checkpoint.failed)
         self._progress = False
         self._last_error = ""
 
@@ -72,8 +73,7 @@ class Sweep:
         failed: list[str] = []
         interrupted: list[Result] = []
         with ThreadPoolExecutor(MAX_CONCURRENCY) as executor:
-            run = partial(_run_concurrently, executor, self._reconcile)
-            for result in run(self._names()):
+            for result in _run_concurrently(executor, self._reconcile, self._names()):
                 if result.outcome is Outcome.INTERRUPTED:
                     self._last_error = result.reason
                     interrupted.append(result)
@@ -82,21 +82,20 @@ class Sweep:
                 if result.lacks_grant:
                     failed.append(result.repository)
                 yield result
-            if self._waiting or self._globs:
-                yield from interrupted
-                self.remaining = self._rest([*failed, *(each.repository for each in interrupted)])
-                return
-            yield from map(_as_failed, interrupted)
-            untried = deque(self._checkpoint.failed)
-            yield from map(_as_failed, run(self._until_deadline(untried)))
-            for name in untried:
-                yield Result(
-                    name, Outcome.FAILED, reason="it failed before, and there was no time to retry it"
-                )
+        if self._is_incomplete():
+            yield from interrupted
+            self.remaining = self._rest([*failed, *(each.repository for each in interrupted)])
+            return
+        yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
+        for name in self._failed_before:
+            yield Result(name, Outcome.FAILED, reason="it failed before, and there was no time to retry it")
         self.unmatched = self._checkpoint.unmatched
 
+    def _is_incomplete(self) -> bool:
+        return bool(self._waiting or self._globs)
+
     def _names(self) -> Iterator[str]:
-        """Yield the names that were asked for, then those that the globs match, page after page."""
+        """Yield the names that were asked for, those that the globs match, and at last those that failed."""
         yield from self._until_deadline(self._waiting)
         while self._globs and not self._deadline.passed():
             try:
@@ -105,6 +104,8 @@ class Sweep:
                 self._last_error = str(error)
                 return
             yield from self._until_deadline(self._waiting)
+        if not self._is_incomplete():
+            yield from self._until_deadline(self._failed_before)
 
     def _until_deadline(self, names: deque[str]) -> Iterator[str]:
         while names and not self._deadline.passed():
@@ -191,7 +192,3 @@ def _run_concurrently[T](
             return
         done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
         yield from (future.result() for future in done)
-
-
-def _as_failed(result: Result) -> Result:
-    return replace(result, outcome=Outcome.FAILED) if result.outcome is Outcome.INTERRUPTED else result

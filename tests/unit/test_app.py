@@ -463,7 +463,7 @@ class TestAFailure:
         with pytest.raises(Exception, match=r"^12 of 12 .*; long-09: .*; and 2 more, named in the log$"):
             function.invoke({"repositories": names})
 
-        assert function.calls == {"GetRepositoryPolicy": 12}
+        assert function.calls == {"GetRegistryPolicy": 1, "GetRepositoryPolicy": 12}
 
     def test_caused_by_an_invalid_setting_prevents_every_call_and_fails_each_invocation(
         self, start: Start, saved_event: SavedEvent

@@ -13,6 +13,7 @@ from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, FakeEcr, Fault
 from handler.policy_document import render
 from handler.registry import Registry
 from handler.report import Report, RepositoriesFailed
+from handler.result import Result
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
@@ -70,6 +71,7 @@ class SweepMachine(RuleBasedStateMachine):
         self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(WORKERS)})
         self.kinds: dict[str, str] = {}
         self.waits = 0.0
+        self.last: dict[str, Result] = {}
         patch = self.exit_stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr("handler.retry.time.sleep", self.wait)
         # One repository at a time: with more threads, failures could not be reproduced.
@@ -127,10 +129,11 @@ class SweepMachine(RuleBasedStateMachine):
     @rule(calls=st.sampled_from([30, 100, 100_000]), appears=st.sampled_from([None, *WORKERS]))
     def sweep(self, calls: int, appears: str | None) -> None:
         before = self.ecr.calls.total()
-        invocations, failure, last = self.run(calls, appears)
+        self.last.clear()
+        invocations, last = self.run(calls, appears)
 
         for name in self.kinds:
-            self.check(name, failure)
+            self.check(name)
         assert last == bool(self.lacking())
         if invocations == 1 and not last:
             assert self.ecr.calls.total() - before <= 1 + 2 * len(self.kinds) + 60
@@ -144,26 +147,25 @@ class SweepMachine(RuleBasedStateMachine):
 
     # Helpers.
 
-    def run(self, calls: int, appears: str | None) -> tuple[int, str, bool]:
-        """Sweep to the end, with Lambda's retries. Return the invocations, the errors and the end."""
+    def run(self, calls: int, appears: str | None) -> tuple[int, bool]:
+        """Sweep to the end, with Lambda's retries. Return the invocations, and whether the last one failed."""
         payload: Json = {"repositories": ["*"]}
-        invocations, failures, retries = 0, "", 0
+        invocations, retries = 0, 0
         while True:
             invocations += 1
-            remaining, failure = self.invoke(payload, calls if retries == 0 else 100_000)
-            failures += failure
+            remaining, failed = self.invoke(payload, calls if retries == 0 else 100_000)
             if appears and appears not in self.ecr.roles:
                 self.ecr.create_role(appears)
-            if failure:
+            if failed:
                 retries += 1
                 if retries > LAMBDA_RETRIES:
-                    return invocations, failures, True
+                    return invocations, True
             elif remaining is None:
-                return invocations, failures, False
+                return invocations, False
             else:
                 payload = remaining
 
-    def invoke(self, payload: Json, calls: int) -> tuple[Json | None, str]:
+    def invoke(self, payload: Json, calls: int) -> tuple[Json | None, bool]:
         request = parse(json.loads(json.dumps(payload)), FUNCTION)
         registry = Registry(self.ecr.client(), limiter_without_waits())
         started = self.ecr.calls.total()
@@ -173,21 +175,23 @@ class SweepMachine(RuleBasedStateMachine):
         report = Report(request, dry_run=False)
         for result in sweep.run():
             report.add(result)
+            self.last[result.repository] = result
         report.continued = sweep.remaining is not None
         try:
             report.raise_for_failures()
-        except RepositoriesFailed as failure:
-            return None, str(failure)
-        return (sweep.remaining.payload() if sweep.remaining else None), ""
+        except RepositoriesFailed:
+            return None, True
+        return (sweep.remaining.payload() if sweep.remaining else None), False
 
-    def check(self, name: str, failure: str) -> None:
+    def check(self, name: str) -> None:
         policy = self.ecr.get_policy(name)
         foreign = [one for one in statements(policy) if not one["Sid"].startswith("AllowPull")]
         expected = [one for one in statements(POLICIES[self.kinds[name]]) if one["Sid"] != "AllowPull"]
         assert [one["Sid"] for one in foreign] == [one["Sid"] for one in expected]
         for role in self.lacking_in(name):
-            if role in self.ecr.roles:
-                assert self.is_poisoned(name) or f"No room for {role}" in failure or role in failure
+            result = self.last[name]
+            assert role in result.refused or role in result.reason or self.is_poisoned(name)
+            assert role not in self.ecr.roles or role not in result.refused
 
     def lacking(self) -> list[str]:
         return [role for name in self.kinds for role in self.lacking_in(name)]
