@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,10 +90,10 @@ class Function:
 
 
 @pytest.fixture
-def ecr() -> Iterator[FakeEcr]:
-    with FakeEcr().serving() as ecr:
-        ecr.create_role(*ROLES, VENDOR)
-        yield ecr
+def ecr() -> FakeEcr:
+    ecr = FakeEcr()
+    ecr.create_role(*ROLES, VENDOR)
+    return ecr
 
 
 @pytest.fixture
@@ -423,16 +423,17 @@ class TestTheAnswer:
         assert answer["unmatched"]
 
 
-def test_a_response_that_never_comes_does_not_outlast_the_deadline(ecr: FakeEcr) -> None:
-    ecr.create_repository("app")
-    ecr.inject_faults(READ, *[Fault.TIMEOUT] * 100)
-    function = Function(ecr)
-    started = time.monotonic()
-    function.elapsed = lambda: time.monotonic() - started  # type: ignore[method-assign]
-    function.limit = 4
+def test_a_response_that_never_comes_does_not_outlast_the_deadline() -> None:
+    with FakeEcr().serving() as ecr:
+        ecr.create_repository("app")
+        ecr.inject_faults(READ, *[Fault.TIMEOUT] * 100)
+        function = Function(ecr)
+        started = time.monotonic()
+        function.elapsed = lambda: time.monotonic() - started  # type: ignore[method-assign]
+        function.limit = 4
 
-    with pytest.raises(RepositoriesFailed, match="no attempt succeeded in time"):
-        function.run("app")
+        with pytest.raises(RepositoriesFailed, match="no attempt succeeded in time"):
+            function.run("app")
 
 
 class TestSeveralGrants:

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,12 +13,14 @@ from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, FakeEcr, Fault
 from handler.policy_document import render
 from handler.registry import Registry
 from handler.report import Report, RepositoriesFailed
-from handler.result import Result
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
+
+if TYPE_CHECKING:
+    from handler.result import Result
 
 WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc"]
 RETIRED = [f"arn:aws:iam::222222222222:role/retired-{number}" for number in range(9)]
@@ -148,7 +150,7 @@ class SweepMachine(RuleBasedStateMachine):
     # Helpers.
 
     def run(self, calls: int, appears: str | None) -> tuple[int, bool]:
-        """Sweep to the end, with Lambda's retries. Return the invocations, and whether the last one failed."""
+        """Sweep to the end, with Lambda's retries. Return the invocations, and whether the last failed."""
         payload: Json = {"repositories": ["*"]}
         invocations, retries = 0, 0
         while True:
@@ -218,5 +220,5 @@ def statements(policy: Json | None) -> list[Json]:
 
 TestSweepMachine = SweepMachine.TestCase
 TestSweepMachine.settings = settings(
-    max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
