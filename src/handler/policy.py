@@ -13,6 +13,7 @@ _OUR_SID = re.compile(rf"(?P<grant>{'|'.join(ACTIONS)})(?:[2-9]|[1-9][0-9]+)?")
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
 _DELETED = re.compile(r"A(?:RO|ID)A[A-Z0-9]{12,}")
 _PLAIN_ELEMENTS = {"Sid", "Effect", "Principal", "Action"}
+_LOWER_CASE_ACTIONS = {sid: {action.lower() for action in actions} for sid, actions in ACTIONS.items()}
 
 
 def attach(
@@ -101,7 +102,7 @@ def _ours(statement: Statement) -> tuple[str, list[str]] | None:
     if not match or statement.keys() != _PLAIN_ELEMENTS or statement["Effect"] != "Allow":
         return None
     actions = strings(statement["Action"])
-    if actions is None or {action.lower() for action in actions} != _lower_case_actions(match["grant"]):
+    if actions is None or {action.lower() for action in actions} != _LOWER_CASE_ACTIONS[match["grant"]]:
         return None
     principal = statement["Principal"]
     if not isinstance(principal, dict) or principal.keys() != {"AWS"}:
@@ -111,10 +112,6 @@ def _ours(statement: Statement) -> tuple[str, list[str]] | None:
     if principals is None or any("*" in name for name in principals):
         return None
     return match["grant"], principals
-
-
-def _lower_case_actions(sid: str) -> set[str]:
-    return {action.lower() for action in ACTIONS[sid]}
 
 
 def _statement(sid: str, grant: str, roles: Sequence[str]) -> Statement:

@@ -89,6 +89,13 @@ class Function:
         return self.ecr.calls.total() * self.seconds_per_call + self._delayed
 
 
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few hundred repositories take several pages and invocations."""
+    monkeypatch.setattr("handler.registry._PAGE_SIZE", 200)
+    monkeypatch.setattr("handler.sweep.MAX_FAILED_NAMES", 200)
+
+
 @pytest.fixture
 def ecr() -> FakeEcr:
     ecr = FakeEcr()
@@ -109,8 +116,8 @@ def names(count: int, prefix: str = "app") -> list[str]:
 
 class TestARepositoryNamedLikeAnAddress:
     def test_is_reconciled_in_a_continuation(self, ecr: FakeEcr, function: Function) -> None:
-        function.limit, function.seconds_per_call = 30, 0.05
-        ecr.create_repository(*names(1200), *(f"{ADDRESS_LIKE}-{n}" for n in range(300)))
+        function.limit, function.seconds_per_call = 30, 0.25
+        ecr.create_repository(*names(240), *(f"{ADDRESS_LIKE}-{n}" for n in range(60)))
 
         function.run()
 
@@ -132,10 +139,11 @@ class TestARepositoryNamedLikeAnAddress:
 class TestFailuresBeforeAContinuation:
     @pytest.fixture(autouse=True)
     def several_invocations(self, function: Function) -> None:
-        function.limit, function.seconds_per_call = 30, 0.05
+        function.limit, function.seconds_per_call = 30, 0.25
+        function.between = lambda: setattr(function, "limit", 900)
 
     def test_are_reconciled_again_at_the_end(self, ecr: FakeEcr, function: Function) -> None:
-        ecr.create_repository(*names(1500))
+        ecr.create_repository(*names(300))
         denied = EcrError("AccessDeniedException", "not authorized")
         ecr.inject_faults(READ, denied, denied, denied)
 
@@ -150,7 +158,7 @@ class TestFailuresBeforeAContinuation:
     ) -> None:
         function.roles = [A, B]
         ecr.delete_role(B)
-        ecr.create_repository(*names(1200))
+        ecr.create_repository(*names(240))
 
         def create_role() -> None:
             function.limit = 900
@@ -168,7 +176,7 @@ class TestFailuresBeforeAContinuation:
     def test_that_remain_are_named_with_their_reason_and_repeated_by_a_retry(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        ecr.create_repository(*names(1500))
+        ecr.create_repository(*names(300))
         denied = EcrError("AccessDeniedException", "not authorized")
         for name in names(3):
             ecr.inject_faults(READ, *[denied] * 100, repository=name)
@@ -185,8 +193,8 @@ class TestFailuresBeforeAContinuation:
     def test_beyond_the_named_ones_are_counted(self, ecr: FakeEcr, function: Function) -> None:
         function.roles = [A, B]
         ecr.delete_role(B)
-        ecr.create_repository(*names(2400))
-        function.limit = 200
+        ecr.create_repository(*names(480))
+        function.limit = 500
 
         with pytest.raises(RepositoriesFailed, match=r"\d+ more failed in earlier invocations"):
             function.run()
@@ -194,8 +202,8 @@ class TestFailuresBeforeAContinuation:
 
 class TestARepositoryWhoseWriteIsAlwaysThrottled:
     def test_fails_alone_after_all_others(self, ecr: FakeEcr, function: Function) -> None:
-        function.limit, function.seconds_per_call, function.seconds_per_delay = 30, 0.03, 6.4
-        ecr.create_repository(*names(1500), "stuck")
+        function.limit, function.seconds_per_call, function.seconds_per_delay = 30, 0.15, 6.4
+        ecr.create_repository(*names(300), "stuck")
         ecr.inject_faults(WRITE, *[Fault.THROTTLED] * 10_000, repository="stuck")
 
         with pytest.raises(RepositoriesFailed, match=r"^1 of \d+ repositories failed: stuck: no attempt"):
@@ -209,21 +217,21 @@ class TestAPageTokenThatEcrNoLongerAccepts:
     def test_costs_a_new_listing_and_one_read_for_what_is_done(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        function.limit, function.seconds_per_call = 60, 0.05
-        ecr.create_repository(*names(2200))
+        function.limit, function.seconds_per_call = 60, 0.25
+        ecr.create_repository(*names(440))
         function.between = lambda: setattr(ecr, "valid_tokens", 0 if len(function.answers) == 1 else None)
 
         function.run()
 
         assert len(function.answers) > 1
         assert all(ecr.policies.values())
-        assert ecr.calls[WRITE] == 2200
+        assert ecr.calls[WRITE] == 440
 
     def test_is_an_error_in_the_end_if_no_token_is_ever_accepted(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        function.limit, function.seconds_per_call = 60, 0.05
-        ecr.create_repository(*names(2200))
+        function.limit, function.seconds_per_call = 60, 0.25
+        ecr.create_repository(*names(440))
         ecr.valid_tokens = 0
 
         with pytest.raises(Exception, match="nextToken"):
@@ -349,7 +357,7 @@ def test_what_the_sdk_would_retry_is_retried(
 class TestProofs:
     """One of two roles is missing: that is proved once, and costs little from then on."""
 
-    def calls_for(self, ecr: FakeEcr, function: Function, policy: Policy | None, count: int = 300) -> int:
+    def calls_for(self, ecr: FakeEcr, function: Function, policy: Policy | None, count: int = 200) -> int:
         function.roles = [A, B]
         ecr.create_repository(*names(count), policy=policy)
         if B in ecr.roles:
@@ -370,9 +378,9 @@ class TestProofs:
 
         calls = self.calls_for(ecr, function, document(*statements) if statements else None)
 
-        healthy = 300 if A in granted else 600
+        healthy = 200 if A in granted else 400
         assert calls <= 1.3 * healthy + MAX_CONCURRENCY * 6
-        for name in names(300):
+        for name in names(200):
             policy = ecr.get_policy(name)
             assert policy
             assert A in str(policy)
