@@ -35,8 +35,8 @@ gc.enable()
 def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     """Reconcile the repositories that the event names, and return the report.
 
-    An error decides what Lambda retries: it runs a failed asynchronous event twice more, minutes later,
-    and then keeps the event in the dead-letter queue.
+    If this raises, Lambda retries an asynchronous event twice, minutes later, and then sends the event to the
+    dead-letter queue.
 
     Raises:
         InvalidEvent: the event or the payload cannot be processed.

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from handler.grants import ACTIONS, Grant
+from handler.grants import ACTIONS, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy import foreign, is_deleted
 from handler.policy_document import Policy, Statement, strings
 
 # Statements, their elements, and what a principal or a condition holds.
 _POLICY_LEVELS = 6
-# What docker and containerd call to pull. AWS's policy AmazonEC2ContainerRegistryPullOnly has no more.
-_PULL_ACTIONS = frozenset({"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Denial:
     @property
     def refuses_pull(self) -> bool:
         """Whether pulls fail. Container runtimes do without BatchCheckLayerAvailability."""
-        return not _PULL_ACTIONS.isdisjoint(self.actions)
+        return not REQUIRED_PULL_ACTIONS.isdisjoint(self.actions)
 
 
 def denials(policy: Policy | None, grants: Sequence[Grant]) -> tuple[Denial, ...]:
@@ -94,7 +92,7 @@ def _matches(actions: object, action: str) -> bool:
 
 def applies_to(statement: Statement, role: str) -> bool:
     """Return whether the role, or its whole account, is one of the statement's principals."""
-    _, partition, _, _, account, _ = role.split(":")
+    _, partition, _, _, account, _ = role.split(":", 5)
     whole_account = {account, f"arn:{partition}:iam::{account}:root"}
     named = set(_aws_principals(statement))
     if "NotPrincipal" in statement:

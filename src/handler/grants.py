@@ -14,6 +14,8 @@ ACTIONS = {
     DESCRIBE_IMAGES: ("ecr:DescribeImages",),
     PULL_THROUGH_CACHE: ("ecr:BatchImportUpstreamImage",),
 }
+# What docker and containerd call to pull. AWS's policy AmazonEC2ContainerRegistryPullOnly has no more.
+REQUIRED_PULL_ACTIONS = frozenset({"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"})
 
 
 class Entry(NamedTuple):

@@ -35,17 +35,13 @@ def parse(text: str | None) -> Policy | None:
     except InvalidPolicy:
         raise
     except (ValueError, RecursionError):
-        raise InvalidPolicy(
-            "the repository's policy cannot be parsed, or not written back, as JSON"
-        ) from None
+        raise InvalidPolicy("the policy cannot be parsed, or not written back, as JSON") from None
     if not isinstance(document, dict):
-        raise InvalidPolicy("the repository's policy is not a JSON object")
+        raise InvalidPolicy("the policy is not a JSON object")
     if unknown := document.keys() - _ELEMENTS:
-        raise InvalidPolicy(f"the repository's policy has unknown elements: {', '.join(sorted(unknown))}")
+        raise InvalidPolicy(f"the policy has unknown elements: {', '.join(sorted(unknown))}")
     if not all(isinstance(statement, dict) for statement in _as_list(document.get("Statement"))):
-        raise InvalidPolicy(
-            '"Statement" in the repository\'s policy is neither an object nor a list of objects'
-        )
+        raise InvalidPolicy('"Statement" in the policy is neither an object nor a list of objects')
     return document
 
 
@@ -80,14 +76,14 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Build a JSON object, and lose no value to another one with the same key."""
     built = dict(pairs)
     if len(built) < len(pairs):
-        raise InvalidPolicy("the repository's policy has an object with the same key twice")
+        raise InvalidPolicy("the policy has an object with the same key twice")
     return built
 
 
 def _exact(text: str) -> float:
     number = float(text)
     if Decimal(repr(number)) != Decimal(text):
-        raise InvalidPolicy(f"the repository's policy holds {text}, which cannot be written back unchanged")
+        raise InvalidPolicy(f"the policy holds {text}, which cannot be written back unchanged")
     return number
 
 

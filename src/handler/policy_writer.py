@@ -29,10 +29,10 @@ class Context:
     Attributes:
         settings: the desired state.
         registry: where the repositories are.
-        deadline: no attempt starts after it.
+        deadline: no further attempt starts after it.
         dry_run: write nothing.
         may_be_new: a repository that ECR does not find may appear within seconds.
-        roles: what is proved about the worker roles.
+        knowledge: what is proved about the roles.
     """
 
     settings: Settings
@@ -40,7 +40,7 @@ class Context:
     deadline: Deadline
     dry_run: bool = False
     may_be_new: bool = False
-    roles: RoleKnowledge = field(default_factory=RoleKnowledge)
+    knowledge: RoleKnowledge = field(default_factory=RoleKnowledge)
 
 
 class Rejected(Exception):
@@ -92,8 +92,8 @@ class PolicyWriter:
         """The entries that our statements lost by the writes."""
         return self._lost - self.granted
 
-    def update(self, plan: Plan, *, always: bool = False) -> None:
-        """Read the policy, plan another, and write that if it differs.
+    def update(self, plan: Plan, *, always: bool = False) -> bool:
+        """Read the policy, plan another, and write that if it differs. Return whether it was written.
 
         Args:
             plan: the present policy -> the wanted one; the same object if nothing is to change.
@@ -106,23 +106,25 @@ class PolicyWriter:
             DeadlineExceeded: the deadline passed.
         """
         may_appear = (RepositoryNotFound,) if self._context.may_be_new else ()
-        retry_with_backoff(
+        return retry_with_backoff(
             partial(self._read_plan_write, plan, always=always),
             self._context.deadline,
             retryable=(Unavailable, *may_appear),
             throttles=(Throttled,),
         )
 
-    def _read_plan_write(self, plan: Plan, *, always: bool) -> None:
+    def _read_plan_write(self, plan: Plan, *, always: bool) -> bool:
         present = self.present = parse(self._context.registry.get_policy(self._name))
-        self._context.roles.prove_existing(self._roles_in(granted(present)))
+        self._context.knowledge.record_existing(self._roles_in(granted(present)))
         wanted = plan(present)
-        if wanted is not None and (wanted is not present or always):
-            try:
-                self._write(present, wanted)
-            except (PolicyRejected, PolicyTooLong) as cause:
-                added = granted(wanted) - granted(present) - self.accepted
-                raise Rejected(cause, sorted(self._roles_in(added)), wanted) from None
+        if wanted is None or (wanted is present and not always):
+            return False
+        try:
+            self._write(present, wanted)
+        except (PolicyRejected, PolicyTooLong) as cause:
+            added = granted(wanted) - granted(present) - self.accepted
+            raise Rejected(cause, sorted(self._roles_in(added)), wanted) from None
+        return True
 
     def _write(self, present: Policy | None, wanted: Policy) -> None:
         text = render(wanted)
@@ -135,7 +137,7 @@ class PolicyWriter:
             except Unavailable:  # the answer was lost, and the write may have been applied
                 self._record_change(gained, lost)
                 raise
-            self._context.roles.prove_existing(self._roles_in(granted(wanted)))
+            self._context.knowledge.record_existing(self._roles_in(granted(wanted)))
         self._record_change(gained, lost)
         self.present = wanted
         self.accepted |= frozenset(entry for entry in granted(wanted) if entry.principal in self._roles)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from math import inf
 
 _MIN_RATE = 5.0  # calls per second: below it, backoff alone is slow enough
-_ASSUMED_BURST = 1.0  # seconds: so many calls more are served at once before the first throttle
+_ASSUMED_BURST = 1.0  # seconds of the rate: the assumed size of ECR's bucket
+_IDLE = 1.0  # seconds without a call
 _SLOW_START = 2**0.25  # the rate doubles every four calls
-_SLOW_START_DECREASE = 0.5  # the last rate that was not throttled
+_SLOW_START_DECREASE = 0.5  # back to the rate of four calls before
 _INCREASE = 0.0006  # of the rate, per served call
 _MAX_INCREASE = 0.03
 _CLEAN_RUN = 20  # served calls in a row that double the increase: the limit was raised
@@ -36,8 +37,8 @@ class Permit:
     Attributes:
         time: when it was given, by the limiter's clock.
         write: whether it is for a write.
-        paced: whether the call waited its turn, so that a throttle says that the rate is too high.
-        waited: whether that took any time, so that the limit had an effect.
+        paced: whether the call took a slot, so that a throttle says that the rate is too high.
+        waited: whether it had to sleep for the slot, so that the limit had an effect.
     """
 
     time: float
@@ -102,7 +103,7 @@ class RateLimiter:
                 self._throttled_writes = max(0.0, self._throttled_writes - _FORGOTTEN)
             if self._rate == inf:
                 self._served += 1
-            # A limit that had no effect was not tried.
+            # A call that did not wait says nothing about the limit.
             elif permit.waited and permit.time >= self._rate_set_at:
                 self._raise_rate()
 
@@ -128,6 +129,8 @@ class RateLimiter:
         """Take the next slot and return 0, or return the seconds until it may be taken."""
         with self._lock:
             now = self._clock()
+            if self._rate == inf and now - self._next_slot > _IDLE:
+                self._served, self._rate_set_at = 0, now  # the time before says nothing about the rate
             yields = self._waiting_writes > 0 and not write
             if now >= self._next_slot and not yields:
                 self._next_slot = now + 1 / self._rate

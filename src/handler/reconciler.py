@@ -4,11 +4,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from traceback import extract_tb
 
 from handler.denials import denials
 from handler.grants import Grant, roles_of
+from handler.observability import logger
 from handler.policy import attach
-from handler.policy_document import InvalidPolicy, Policy
+from handler.policy_document import InvalidPolicy, Policy, statements
 from handler.policy_writer import Context, PolicyWriter, Rejected
 from handler.registry import PolicyRejected, RegistryError, RepositoryNotFound
 from handler.rejections import Rejection, principal_hint, proved_missing, rejection_reason
@@ -31,6 +34,13 @@ def reconcile(name: str, context: Context) -> Result:
         return reconciliation.result(Outcome.INTERRUPTED, reason=f"no attempt succeeded in time: {error}")
     except (RegistryError, InvalidPolicy) as error:
         return reconciliation.result(Outcome.FAILED, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - not even a bug in one reconciliation stops the others
+        # The error's own text may hold parts of a policy.
+        kind = type(error).__name__
+        frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+        logger.error("internal error", extra={"repository": name, "error": kind, "at": frames})
+        reason = f"unexpected {kind}, a bug of this function; the log says where"
+        return reconciliation.result(Outcome.FAILED, reason=reason)
 
 
 class _Reconciliation:
@@ -40,7 +50,9 @@ class _Reconciliation:
         self._name = name
         self._grants = context.settings.grants(name)
         self._remove_unlisted = context.settings.remove_unlisted_roles
-        self._roles = context.roles
+        self._knowledge = context.knowledge
+        self._skipped: set[str] = set()
+        self._deadline = context.deadline
         self._changed = Outcome.WOULD_ATTACH if context.dry_run else Outcome.ATTACHED
         self._writer = PolicyWriter(name, self._grants, context)
 
@@ -52,20 +64,21 @@ class _Reconciliation:
             RegistryError: ECR refused a call, or rejects the policy whatever the roles are.
             DeadlineExceeded: the deadline passed.
         """
-        rejections = self._grant([role for role in roles_of(self._grants) if role not in self._roles.missing])
-        missing = proved_missing(rejections, self._writer.accepted_contents)
-        self._roles.prove_missing(missing)
+        self._skipped.update(self._knowledge.missing)
+        rejections = self._grant([role for role in roles_of(self._grants) if role not in self._skipped])
+        missing = proved_missing(rejections, self._writer.accepted_contents) - self._knowledge.existing
+        self._knowledge.record_missing(missing)
         lacking = roles_of([grant.without(self._writer.granted) for grant in self._grants])
-        refused = [role for role in lacking if role in missing | self._roles.missing]
+        refused = [role for role in lacking if role in missing | self._skipped]
         unproved = {role: rejections[role] for role in lacking if role in rejections.keys() - set(refused)}
         if unproved:
-            reason = rejection_reason(self._writer.present, unproved, self._roles.existing)
+            reason = rejection_reason(self._writer.present, unproved, self._knowledge.existing)
             return self.result(Outcome.FAILED, refused, reason)
         result = self.result(Outcome.UNCHANGED, refused)
         if result.added or result.removed:
             return replace(result, outcome=self._changed)
         if refused:
-            return replace(result, outcome=Outcome.FAILED, reason="the roles that it lacks do not exist")
+            return replace(result, outcome=Outcome.FAILED)
         return result
 
     def result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
@@ -104,9 +117,12 @@ class _Reconciliation:
         rejections: dict[str, Rejection] = {}
         while len(rejections) < len(waiting):
             role = waiting.popleft()
-            if role in self._roles.missing:  # another thread has proved that meanwhile
+            if role in self._knowledge.missing:  # another thread has proved that meanwhile
+                self._skipped.add(role)
                 rejections.pop(role, None)
                 continue
+            if self._deadline.passed():
+                raise DeadlineExceeded("ECR rejects one of several roles, and there was no time to try each")
             try:
                 self._apply([role])
             except Rejected as rejected:
@@ -124,26 +140,26 @@ class _Reconciliation:
         """
         plan = partial(self._plan, roles)
         try:
-            self._writer.update(partial(plan, without_deleted=self._roles.deleted_ids_rejected))
+            self._writer.update(partial(plan, without_deleted=self._knowledge.deleted_ids_rejected))
         except Rejected as rejected:
             if not rejected.holds_deleted_ids:
                 raise
-            self._writer.update(partial(plan, without_deleted=True))
-            if not rejected.rejection.too_long:
-                self._roles.prove_deleted_ids_rejected()
+            written = self._writer.update(partial(plan, without_deleted=True))
+            if written and not rejected.rejection.too_long:
+                self._knowledge.record_deleted_ids_rejected()
 
     def _prove(self, rejections: dict[str, Rejection]) -> None:
         """Write the policy without the rejected roles. If ECR accepts it, the roles are the cause.
 
-        Such a write changes little or nothing. So it has to save attempts on many other repositories.
+        The write only obtains a proof, so it is made in few repositories.
 
         Raises:
             PolicyRejected: ECR rejects it too, so another principal is the cause.
         """
         doubtful = {role for role, rejection in rejections.items() if not rejection.too_long}
-        if not doubtful - proved_missing(rejections, None) - self._roles.missing:
+        if not doubtful - proved_missing(rejections, None) - self._knowledge.missing:
             return
-        if not self._roles.count_unproved_rejection():
+        if not self._knowledge.count_unproved_rejection():
             return
         try:
             self._writer.update(self._plan_without_new_roles, always=True)
@@ -151,22 +167,25 @@ class _Reconciliation:
             raise self._rejected_anyway(rejected) from None
 
     def _rejected_anyway(self, rejected: Rejected) -> PolicyRejected:
-        return PolicyRejected(f"{rejected}. {principal_hint(self._writer.present)}")
+        hint = "" if rejected.rejection.too_long else f". {principal_hint(self._writer.present)}"
+        return PolicyRejected(f"{rejected}{hint}")
 
     def _plan(self, roles: Sequence[str], present: Policy | None, *, without_deleted: bool) -> Policy | None:
         # What was accepted before is asked for again, for the read may lag behind the write.
         wanted = [grant.limited_to(roles, self._writer.granted) for grant in self._grants]
-        planned = attach(present, wanted, remove_unlisted=self._removable(wanted))
-        if planned is present or not without_deleted:
-            return planned
-        return attach(present, wanted, remove_unlisted=self._removable(wanted), remove_deleted=True)
+        removable = self._removable(wanted)
+        planned = attach(present, wanted, remove_unlisted=removable)
+        if planned is not present and without_deleted:
+            planned = attach(present, wanted, remove_unlisted=removable, remove_deleted=True)
+        # ECR takes no policy without statements, and to delete a policy is another permission.
+        return planned if statements(planned) else present
 
     def _plan_without_new_roles(self, present: Policy | None) -> Policy | None:
         planned = self._plan((), present, without_deleted=True)
         return attach(planned, (), remove_deleted=True)
 
     def _removable(self, wanted: Sequence[Grant]) -> set[str]:
-        """Return the grants that lose unlisted roles: not those of which no listed role would be left."""
+        """Return the Sids that lose unlisted principals: not those that would keep no configured role."""
         if not self._remove_unlisted:
             return set()
         return {

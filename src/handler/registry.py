@@ -151,7 +151,7 @@ class Registry:
             translated = _translate(error)
             if isinstance(translated, Throttled):
                 self._rate_limiter.on_throttle(permit)
-            else:
+            elif not isinstance(translated, Unavailable):
                 self._rate_limiter.on_success(permit)
             raise translated from None
         except (BotoConnectionError, HTTPClientError) as error:

@@ -1,12 +1,12 @@
 """The registry's policy: whether it already allows, or denies, what the function grants."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum, auto
 from fnmatch import fnmatchcase
 
 from handler.denials import Denial, applies_to, covers, denials
-from handler.grants import ACTIONS, PULL, Grant
+from handler.grants import PULL, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy_document import InvalidPolicy, Policy, Statement, parse, statements, strings
 from handler.registry import Registry, RegistryError
 from handler.settings import Settings
@@ -32,7 +32,7 @@ _NOTES = {
         "grants, or if that statement is removed"
     ),
     Status.DENIES: "its Deny overrides every grant: ask the owner of the statement to change it",
-    Status.CONDITIONAL: "conditions are not evaluated",
+    Status.CONDITIONAL: "a condition decides, or a Deny of some repositories: neither is evaluated",
 }
 
 
@@ -54,12 +54,16 @@ class RegistryPolicy:
 
 
 def read(registry: Registry, settings: Settings, repository_arn_prefix: str) -> RegistryPolicy:
-    """Read and evaluate the registry's policy. That it cannot be read is a note, and no error."""
+    """Read and evaluate the registry's policy. The result only advises, so every error is a note."""
     try:
         policy = parse(registry.get_registry_policy())
+        return evaluate(policy, settings.grants(), repository_arn_prefix)
     except (RegistryError, InvalidPolicy) as error:
         return RegistryPolicy(Status.UNKNOWN, note=str(error))
-    return evaluate(policy, settings.grants(), repository_arn_prefix)
+    except Exception as error:  # noqa: BLE001 - not even a bug here stops the sweep
+        return RegistryPolicy(
+            Status.UNKNOWN, note=f"unexpected {type(error).__name__}, a bug of this function"
+        )
 
 
 def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_prefix: str) -> RegistryPolicy:
@@ -74,7 +78,7 @@ def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_pref
     """
     roles = next(grant.roles for grant in grants if grant.sid == PULL)
     allowed = _allowed(policy, roles, repository_arn_prefix, conditional=False)
-    denied_by = denials(policy, grants)
+    denied_by = _denials(policy, grants, repository_arn_prefix)
     refusing = [denial for denial in denied_by if denial.refuses_pull]
     if any(not denial.conditional for denial in refusing):
         status = Status.DENIES
@@ -87,6 +91,22 @@ def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_pref
     else:
         status = Status.ALLOWS_SOME_ROLES if allowed else Status.SILENT
     return RegistryPolicy(status, allowed, denied_by, _NOTES.get(status, ""))
+
+
+def _denials(policy: Policy | None, grants: Sequence[Grant], prefix: str) -> tuple[Denial, ...]:
+    """Return the denials; those that do not cover every repository are conditional."""
+    everywhere: Policy = {
+        "Statement": [
+            # The others keep their numbers.
+            statement if _covers_every_repository(statement, prefix) else {}
+            for statement in statements(policy)
+        ]
+    }
+    sure = {(denial.statement, denial.grant) for denial in denials(everywhere, grants)}
+    return tuple(
+        denial if (denial.statement, denial.grant) in sure else replace(denial, conditional=True)
+        for denial in denials(policy, grants)
+    )
 
 
 def _allowed(
@@ -105,7 +125,7 @@ def _allowed(
         for role in roles
         if all(
             any(covers(statement, action) and applies_to(statement, role) for statement in allows)
-            for action in ACTIONS[PULL]
+            for action in REQUIRED_PULL_ACTIONS
         )
     )
 

@@ -1,7 +1,7 @@
 """What follows from a policy that ECR rejects as a whole: which roles are missing, and the reason. Pure.
 
-ECR rejects a policy for one principal that does not exist, and does not say which. One thing proves that a
-role is missing: ECR rejects a policy with the role, and accepts the same policy without the role, or the
+ECR rejects a policy for one principal that does not exist, and does not say which. A role is proved to be
+missing if ECR rejects a policy with the role, and either accepts the same policy without the role, or the
 policy holds nothing else.
 """
 

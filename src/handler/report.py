@@ -93,7 +93,7 @@ class Report:
         match result.outcome:
             case Outcome.UNCHANGED:
                 pass
-            case Outcome.FAILED:
+            case _ if result.lacks_grant:
                 logger.error("reconcile failed", extra=result.details())
             case Outcome.INTERRUPTED:
                 logger.warning("interrupted", extra=result.details())
@@ -109,7 +109,8 @@ class Report:
             "Attached": attached,
             "Unchanged": self._totals[Outcome.UNCHANGED],
             "DriftCorrected": attached if self._request.after_policy_change else 0,
-            "Failed": self._failed,
+            # A new invocation that continues the sweep retries the failures, and counts what remains.
+            "Failed": 0 if self.continued else self._failed + self._failed_before,
             "RolesRefused": len(self._refused),
             "PullsDenied": self._pulls_denied,
             "PullsDeniedConditionally": self._pulls_denied_conditionally,

@@ -68,7 +68,7 @@ class Request:
     ignored: str = ""
 
     def payload(self) -> dict[str, object]:
-        """Return the payload that asks for this request."""
+        """Return the payload of a continuation. An event names one repository and never continues."""
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
         if self.checkpoint:
             payload["checkpoint"] = asdict(self.checkpoint)

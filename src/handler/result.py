@@ -51,12 +51,13 @@ class Result:
         return self.outcome is Outcome.FAILED or bool(self.refused)
 
     def details(self) -> dict[str, object]:
-        """Return the fields that are not empty, for the report. Refused roles are listed once per report."""
+        """Return the fields that are not empty, for the log and the report."""
         known = {
             "repository": self.repository,
             "outcome": self.outcome.value,
             "added": by_grant(self.added),
             "removed": by_grant(self.removed),
+            "refused": list(self.refused),
             **denials_details(self.denied_by),
             "reason": self.reason,
         }
@@ -102,10 +103,10 @@ class Severity(IntEnum):
     @classmethod
     def of(cls, result: Result) -> "Severity":
         """Return the severity of a result."""
+        if result.outcome is Outcome.FAILED and (result.reason or not result.refused):
+            return cls.FAILED
         if result.refused:
             return cls.ROLE_REFUSED
-        if result.outcome is Outcome.FAILED:
-            return cls.FAILED
         if result.denied_by:
             return cls.DENIED
         match result.outcome:

@@ -39,7 +39,7 @@ def retry_with_backoff[T](
 
     Args:
         operation: what to call.
-        deadline: no attempt starts after it, and no delay outlasts it.
+        deadline: no further attempt starts after it, and no delay outlasts it.
         retryable: the errors after which another attempt makes sense, `MAX_FAILURES` at most.
         throttles: those of them that only say that a call came too early. They do not count.
 
@@ -47,8 +47,6 @@ def retry_with_backoff[T](
         DeadlineExceeded: the deadline passed after a retryable error.
         Exception: the operation's error, if it is not retryable or there were too many.
     """
-    if deadline.passed():
-        raise DeadlineExceeded("there was no time for an attempt")
     failures = 0
     delays = backoff_delays()
     while True:

@@ -1,14 +1,14 @@
-"""What a sweep has proved about the worker roles: which exist, and which do not."""
+"""What an invocation has proved about the configured roles: which exist, and which do not."""
 
 import threading
 from collections.abc import Iterable
 
-# So many repositories whose rejections prove nothing make it worth to obtain a proof.
+# After this many repositories whose rejections prove nothing, one write obtains a proof.
 _UNPROVED_REJECTIONS = 3
 
 
 class RoleKnowledge:
-    """Proofs that the threads of a sweep share. The sets that it returns never change."""
+    """Proofs that the threads of an invocation share. The sets that it returns never change."""
 
     def __init__(self) -> None:
         """Start with nothing proved."""
@@ -33,18 +33,18 @@ class RoleKnowledge:
         """Whether ECR is proved to reject a policy for the id of a deleted principal."""
         return self._deleted_ids_rejected
 
-    def prove_existing(self, roles: Iterable[str]) -> None:
+    def record_existing(self, roles: Iterable[str]) -> None:
         """Record that the roles exist. That outweighs every earlier and later proof of the opposite."""
         with self._lock:
             self._existing = self._existing.union(roles)
             self._missing -= self._existing
 
-    def prove_missing(self, roles: Iterable[str]) -> None:
-        """Record that ECR accepted a policy without the roles, and rejects it with each of them."""
+    def record_missing(self, roles: Iterable[str]) -> None:
+        """Record roles that are proved not to exist (see `rejections.proved_missing`)."""
         with self._lock:
             self._missing = self._missing.union(roles) - self._existing
 
-    def prove_deleted_ids_rejected(self) -> None:
+    def record_deleted_ids_rejected(self) -> None:
         """Record that ECR accepted a policy without ids of deleted principals, and rejects it with them."""
         self._deleted_ids_rejected = True
 

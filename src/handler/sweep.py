@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from traceback import extract_tb
 
-from handler.observability import logger
 from handler.policy_writer import Context
 from handler.reconciler import reconcile
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled, Unavailable
@@ -18,15 +15,15 @@ from handler.retry import Deadline, DeadlineExceeded, retry_with_backoff
 from handler.scope import is_glob, matches_any
 from handler.settings import Settings
 
-# What is reserved for the attempts in flight, the continuation and the report, and the most of all the
-# time that it may be. Each of three calls may time out after 13 s, after a wait for the rate limiter.
+# Reserved for the attempts in flight, the continuation and the report: a read, a write and two attempts of
+# the continuation may each take 13 s, after waits for the rate limiter.
 _RESERVE = 90.0  # seconds
-_MAX_RESERVE_SHARE = 0.25
+_MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
 _MAX_RELISTINGS = 3
 
 
 class OutOfTime(Exception):
-    """The time ended before a single repository was reconciled, so a continuation would not help."""
+    """The time ended before a repository was reconciled or listed, so a continuation would not help."""
 
 
 class Sweep:
@@ -73,15 +70,19 @@ class Sweep:
         failed: list[str] = []
         interrupted: list[Result] = []
         with ThreadPoolExecutor(MAX_CONCURRENCY) as executor:
-            for result in _run_concurrently(executor, self._reconcile, self._names()):
-                if result.outcome is Outcome.INTERRUPTED:
-                    self._last_error = result.reason
-                    interrupted.append(result)
-                    continue
-                self._progress = True
-                if result.lacks_grant:
-                    failed.append(result.repository)
-                yield result
+            try:
+                for result in _run_concurrently(executor, self._reconcile, self._names()):
+                    if result.outcome is Outcome.INTERRUPTED:
+                        self._last_error = result.reason
+                        interrupted.append(result)
+                        continue
+                    self._progress = True
+                    if result.lacks_grant:
+                        failed.append(result.repository)
+                    yield result
+            except RegistryError:
+                yield from interrupted
+                raise
         if self._is_incomplete():
             yield from interrupted
             self.remaining = self._rest([*failed, *(each.repository for each in interrupted)])
@@ -148,17 +149,7 @@ class Sweep:
     def _reconcile(self, name: str) -> Result:
         if name not in self._context.settings.scope:
             return Result(name, Outcome.OUT_OF_SCOPE)
-        try:
-            return reconcile(name, self._context)
-        except Exception as error:  # noqa: BLE001 - not even a bug in one reconciliation stops the others
-            # The error's own text may hold parts of a policy.
-            kind = type(error).__name__
-            frames = [
-                f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)
-            ]
-            logger.error("internal error", extra={"repository": name, "error": kind, "at": frames})
-            reason = f"unexpected {kind}, a bug of this function; the log says where"
-            return Result(name, Outcome.FAILED, reason=reason)
+        return reconcile(name, self._context)
 
     def _rest(self, failed: list[str]) -> Request:
         if not self._progress:

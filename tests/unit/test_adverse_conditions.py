@@ -194,7 +194,7 @@ class TestFailuresBeforeAContinuation:
         function.roles = [A, B]
         ecr.delete_role(B)
         ecr.create_repository(*names(480))
-        function.limit = 500
+        function.limit = 200
 
         with pytest.raises(RepositoriesFailed, match=r"\d+ more failed in earlier invocations"):
             function.run()
@@ -391,8 +391,8 @@ class TestProofs:
 
         def learn(number: int) -> None:
             while not stop.is_set():
-                roles.prove_missing(ROLES[number::4])
-                roles.prove_existing(ROLES[number::8])
+                roles.record_missing(ROLES[number::4])
+                roles.record_existing(ROLES[number::8])
 
         threads = [threading.Thread(target=learn, args=(number,)) for number in range(4)]
         for thread in threads:

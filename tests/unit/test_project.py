@@ -38,6 +38,7 @@ MODULES = {
     "reconciler": {
         "denials",
         "grants",
+        "observability",
         "policy",
         "policy_document",
         "policy_writer",

@@ -94,9 +94,14 @@ class TestStatus:
         assert evaluated(allow(), deny(Condition=OF_THE_ORGANIZATION)).status is Status.CONDITIONAL
         assert evaluated(allow(), allow(Condition=OF_THE_ORGANIZATION)).status is Status.ALLOWS
 
-    @pytest.mark.parametrize("resource", [EVERY_REPOSITORY, f"{PREFIX}team/*"])
-    def test_denies_if_a_statement_denies_a_role_the_pull(self, resource: str) -> None:
-        policy = evaluated(allow(), deny(Resource=resource, Principal={"AWS": B}))
+    def test_is_conditional_if_a_statement_denies_the_pull_from_some_repositories(self) -> None:
+        policy = evaluated(allow(), deny(Resource=f"{PREFIX}team/*"))
+
+        assert policy.status is Status.CONDITIONAL
+        assert all(denial.conditional for denial in policy.denied_by)
+
+    def test_denies_if_a_statement_denies_a_role_the_pull(self) -> None:
+        policy = evaluated(allow(), deny(Principal={"AWS": B}))
 
         assert policy.status is Status.DENIES
         assert {(denial.statement, denial.grant, denial.roles) for denial in policy.denied_by} == {
