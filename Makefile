@@ -45,11 +45,11 @@ check: dev sam ## check formatting, lint, types and the template
 
 .PHONY: unit
 unit: dev ## run the unit tests
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n auto --dist worksteal tests/unit
 
 .PHONY: e2e
 e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest -n 2 --dist loadfile tests/e2e
 
 .PHONY: audit
 audit: audit-tools ## check the template (AWS's schemas, checkov), the dependencies and links; needs internet access

@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 
 def prepare(aws: LocalAws) -> None:
-    """Write what the commands need beside the build output."""
+    """Write what the commands need next to the build output."""
     build = aws.folder / "build"
     (build / "samconfig.toml").write_text((PROJECT / "samconfig.toml").read_text())
     (build / "local.yaml").write_text(json.dumps(local_template((build / "template.yaml").read_text())))

@@ -73,7 +73,7 @@ class Registry:
     """
 
     def __init__(self, client: ECRClient, rate_limiter: RateLimiter | None = None) -> None:
-        """Use an ECR client, which must not retry by itself."""
+        """Use an ECR client, which must not retry on its own."""
         self._client = client
         self._rate_limiter = rate_limiter or RateLimiter()
 

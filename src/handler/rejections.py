@@ -74,7 +74,7 @@ def rejection_reason(
     """
     too_long = {role: each for role, each in rejections.items() if each.too_long}
     rejected = {role: each for role, each in rejections.items() if not each.too_long}
-    reasons = [f"No room for {_join(too_long)}: {_cause(too_long)}"] if too_long else []
+    reasons = [f"No space for {_join(too_long)}: {_cause(too_long)}"] if too_long else []
     if rejected:
         reasons.append(f"{_cause(rejected)}. {principal_hint(policy, rejected.keys() - set(existing))}")
     return ". ".join(reasons)

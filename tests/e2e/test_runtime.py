@@ -174,7 +174,8 @@ def test_timeout_is_an_error_that_names_the_cause(built: Path, tmp_path: Path, e
     with running(built, tmp_path, ecr, timeout=3) as function:
         response = function.invoke({"repositories": ["team/app"]})
 
-    assert response["errorType"] == "OutOfTime"
+    assert response["errorType"] == "RepositoriesFailed"
+    assert "team/app: no attempt succeeded in time" in response["errorMessage"]
     assert "ThrottlingException" in response["errorMessage"]
 
 

@@ -280,9 +280,9 @@ class TestReadsThatLagBehindWrites:
 
 
 class TestAPolicyNearTheMaximumLength:
-    def padded(self, room_for: int, *statements: Policy) -> Policy:
-        """Build a policy with room for our statement and so many roles."""
-        ours = len(json.dumps(grant(*ROLES[:room_for]), separators=(",", ":"))) + 1
+    def padded(self, space_for: int, *statements: Policy) -> Policy:
+        """Build a policy with space for our statement and so many roles."""
+        ours = len(json.dumps(grant(*ROLES[:space_for]), separators=(",", ":"))) + 1
         fixed = [allow("Push", "ecr:PutImage", "arn:aws:iam::444444444444:root") | {"Sid": ""}, *statements]
         base = len(json.dumps(document(*fixed), separators=(",", ":")))
         return document(fixed[0] | {"Sid": "x" * (10_240 - base - ours - 5)}, *statements)
@@ -291,7 +291,7 @@ class TestAPolicyNearTheMaximumLength:
         function.roles = [A, B]
         ecr.create_repository("app", policy=self.padded(1))
 
-        with pytest.raises(RepositoriesFailed, match=f"No room for {B}: .*ECR allows 10,240: shorten"):
+        with pytest.raises(RepositoriesFailed, match=f"No space for {B}: .*ECR allows 10,240: shorten"):
             function.run("app")
 
         assert function.answers[0]["repositories"][0]["added"] == {"AllowPull": [A]}
@@ -330,7 +330,7 @@ class TestAPolicyNearTheMaximumLength:
         function.settings["MODE"] = "plan"
         ecr.create_repository("app", policy=self.padded(1))
 
-        with pytest.raises(RepositoriesFailed, match=f"No room for {B}"):
+        with pytest.raises(RepositoriesFailed, match=f"No space for {B}"):
             function.run("app")
 
         assert function.answers[0]["repositories"][0]["added"] == {"AllowPull": [A]}
@@ -504,7 +504,7 @@ class TestSeveralGrants:
         foreign = allow("Push" + "x" * 1000, "ecr:PutImage", "arn:aws:iam::444444444444:root")
         ecr.create_repository("app", policy=document(foreign))
 
-        with pytest.raises(RepositoriesFailed, match="No room for "):
+        with pytest.raises(RepositoriesFailed, match="No space for "):
             function.run("app")
 
         added = function.answers[0]["repositories"][0]["added"]

@@ -11,7 +11,7 @@ from tests.unit.pull_grant import attach_pull, pull_roles
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
-MANUALLY_ADDED = "arn:aws:iam::444444444444:role/somebody-typed-this"
+MANUALLY_ADDED = "arn:aws:iam::444444444444:role/added-manually"
 
 ALLOW_PULL: Statement = {
     "Sid": "AllowPull",

@@ -88,7 +88,7 @@ def test_a_missing_role_variable_is_rejected() -> None:
             "arn:aws:iam::222222222222:instance-profile/path/node-group",
             "probably arn:aws:iam::222222222222:role/path/node-group",
         ),
-        ("arn:aws:iam::222222222222:user/somebody", "is an IAM user"),
+        ("arn:aws:iam::222222222222:user/person", "is an IAM user"),
         ("arn:aws:iam::222222222222:root", "is a whole account"),
         ("222222222222", "is a whole account"),
         ("unionai-acme-flyteworker-node-group", "role/unionai-acme-flyteworker-node-group with"),

@@ -42,10 +42,10 @@ def document(*statements: Json) -> Json:
 
 
 def padded(roles: int) -> Json:
-    """Build a policy with room for our statement and so many roles."""
+    """Build a policy with space for our statement and so many roles."""
     empty = document(allow("", "ecr:PutImage", OWNER))
-    room = 10_240 - len(render(attach_pull(empty, WORKERS[:roles])))
-    return document(allow("x" * (room - 5), "ecr:PutImage", OWNER))
+    space = 10_240 - len(render(attach_pull(empty, WORKERS[:roles])))
+    return document(allow("x" * (space - 5), "ecr:PutImage", OWNER))
 
 
 POLICIES: dict[str, Json | None] = {
@@ -56,8 +56,8 @@ POLICIES: dict[str, Json | None] = {
     "granted and retired": document(
         allow("Push", "ecr:PutImage", OWNER), allow("AllowPull", PULL, WORKERS[0], *RETIRED)
     ),
-    "room for one": padded(1),
-    "room for two": padded(2),
+    "space for one": padded(1),
+    "space for two": padded(2),
     "vendor": document(allow("Push", "ecr:PutImage", VENDOR)),
 }
 
@@ -205,8 +205,8 @@ class SweepMachine(RuleBasedStateMachine):
         lacking = [role for role in WORKERS if role not in granted]
         existing = [role for role in lacking if role in self.ecr.roles]
         if existing and not self.is_poisoned(name):
-            room = 10_240 - len(render(self.ecr.get_policy(name) or document()))
-            assert room < 400, f"{name} ({self.kinds[name]}) lacks {existing} and has room"
+            space = 10_240 - len(render(self.ecr.get_policy(name) or document()))
+            assert space < 400, f"{name} ({self.kinds[name]}) lacks {existing} and has space"
         return lacking
 
     def is_poisoned(self, name: str) -> bool:
