@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from handler.report import registry_policy_details
 from handler.result import Outcome
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Plan:
                 "failed": len(self.failed),
                 "gone": len(self.gone),
             },
-            "registry_policy": self.registry_policy and registry_policy_details(self.registry_policy),
+            "registry_policy": self.registry_policy and self.registry_policy.details(),
             "would_change": [one.details() for one in self.to_change],
             "denied": [one.details() for one in self.denied],
             "failed": [one.details() for one in self.failed],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from devstack.aws import clean_environment
 from scripts.processed_template import processed_template as transformed
@@ -16,6 +17,11 @@ os.environ.clear()
 os.environ.update(_environment)
 # The template sets this variable to the stack's name.
 os.environ["POWERTOOLS_SERVICE_NAME"] = "ecr-allow-pull"
+
+# No deadline: a busy machine is not a fault. HYPOTHESIS_PROFILE=quick is for `make mutants`.
+settings.register_profile("thorough", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))
 
 EVENTS = Path(__file__).parent.parent / "events"
 

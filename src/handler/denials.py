@@ -9,6 +9,8 @@ from handler.grants import ACTIONS, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy import foreign, is_deleted
 from handler.policy_document import Policy, Statement, strings
 
+# A policy can hold a hundred denials, and the answer has a maximum size.
+_MAX_DENIALS = 10
 # Statements, their elements, and what a principal or a condition holds.
 _POLICY_LEVELS = 6
 
@@ -51,6 +53,24 @@ def denials(policy: Policy | None, grants: Sequence[Grant]) -> tuple[Denial, ...
         if (actions := tuple(action for action in ACTIONS[grant.sid] if covers(statement, action)))
         if (roles := tuple(role for role in grant.roles if applies_to(statement, role)))
     )
+
+
+def denials_details(denials: Sequence[Denial]) -> dict[str, object]:
+    """Return denials for the report, as many as it takes for one policy."""
+    return {
+        "denied_by": [_denial_details(denial) for denial in denials[:_MAX_DENIALS]],
+        "denied_by_more": len(denials[_MAX_DENIALS:]),
+    }
+
+
+def _denial_details(denial: Denial) -> dict[str, object]:
+    details: dict[str, object] = {
+        "statement": denial.statement,
+        "grant": denial.grant,
+        "roles": list(denial.roles),
+        "actions": list(denial.actions),
+    }
+    return details | {"conditional": True} if denial.conditional else details
 
 
 def deleted_principals(policy: Policy | None) -> list[str]:

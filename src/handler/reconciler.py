@@ -8,10 +8,10 @@ from pathlib import Path
 from traceback import extract_tb
 
 from handler.denials import denials
-from handler.grants import Grant, roles_of
+from handler.grants import roles_of
 from handler.observability import logger
-from handler.policy import attach
-from handler.policy_document import InvalidPolicy, Policy, statements
+from handler.planner import Planner
+from handler.policy_document import InvalidPolicy, Policy
 from handler.policy_writer import Context, PolicyWriter, Rejected
 from handler.registry import PolicyRejected, RegistryError, RepositoryNotFound
 from handler.rejections import Rejection, principal_hint, proved_missing, rejection_reason
@@ -49,7 +49,7 @@ class _Reconciliation:
     def __init__(self, name: str, context: Context) -> None:
         self._name = name
         self._grants = context.settings.grants(name)
-        self._remove_unlisted = context.settings.remove_unlisted_roles
+        self._planner = Planner(self._grants, context.settings.remove_unlisted_roles)
         self._knowledge = context.knowledge
         self._skipped: set[str] = set()
         self._deadline = context.deadline
@@ -138,7 +138,10 @@ class _Reconciliation:
         Raises:
             Rejected: ECR does not accept the policy.
         """
-        plan = partial(self._plan, roles)
+
+        def plan(present: Policy | None, *, without_deleted: bool) -> Policy | None:
+            return self._planner.plan(present, self._writer.granted, roles, without_deleted=without_deleted)
+
         try:
             self._writer.update(partial(plan, without_deleted=self._knowledge.deleted_ids_rejected))
         except Rejected as rejected:
@@ -162,34 +165,13 @@ class _Reconciliation:
         if not self._knowledge.count_unproved_rejection():
             return
         try:
-            self._writer.update(self._plan_without_new_roles, always=True)
+            self._writer.update(
+                lambda present: self._planner.plan_without_new_roles(present, self._writer.granted),
+                always=True,
+            )
         except Rejected as rejected:
             raise self._rejected_anyway(rejected) from None
 
     def _rejected_anyway(self, rejected: Rejected) -> PolicyRejected:
         hint = "" if rejected.rejection.too_long else f". {principal_hint(self._writer.present)}"
         return PolicyRejected(f"{rejected}{hint}")
-
-    def _plan(self, roles: Sequence[str], present: Policy | None, *, without_deleted: bool) -> Policy | None:
-        # What was accepted before is asked for again, for the read may lag behind the write.
-        wanted = [grant.limited_to(roles, self._writer.granted) for grant in self._grants]
-        removable = self._removable(wanted)
-        planned = attach(present, wanted, remove_unlisted=removable)
-        if planned is not present and without_deleted:
-            planned = attach(present, wanted, remove_unlisted=removable, remove_deleted=True)
-        # ECR takes no policy without statements, and to delete a policy is another permission.
-        return planned if statements(planned) else present
-
-    def _plan_without_new_roles(self, present: Policy | None) -> Policy | None:
-        planned = self._plan((), present, without_deleted=True)
-        return attach(planned, (), remove_deleted=True)
-
-    def _removable(self, wanted: Sequence[Grant]) -> set[str]:
-        """Return the Sids that lose unlisted principals: not those that would keep no configured role."""
-        if not self._remove_unlisted:
-            return set()
-        return {
-            grant.sid
-            for grant, configured in zip(wanted, self._grants, strict=True)
-            if grant.roles or not configured.roles
-        }

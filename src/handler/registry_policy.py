@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum, auto
 from fnmatch import fnmatchcase
 
-from handler.denials import Denial, applies_to, covers, denials
+from handler.denials import Denial, applies_to, covers, denials, denials_details
 from handler.grants import PULL, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy_document import InvalidPolicy, Policy, Statement, parse, statements, strings
 from handler.registry import Registry, RegistryError
@@ -51,6 +51,16 @@ class RegistryPolicy:
     allowed: tuple[str, ...] = ()
     denied_by: tuple[Denial, ...] = ()
     note: str = ""
+
+    def details(self) -> dict[str, object]:
+        """Return the fields that are not empty, for the log and the report."""
+        details = {
+            "status": self.status.value,
+            "allowed": list(self.allowed),
+            **denials_details(self.denied_by),
+            "note": self.note,
+        }
+        return {key: value for key, value in details.items() if value}
 
 
 def read(registry: Registry, settings: Settings, repository_arn_prefix: str) -> RegistryPolicy:

@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from handler.denials import Denial
 from handler.observability import emit_metrics, logger
 from handler.registry_policy import RegistryPolicy
 from handler.request import Request
-from handler.result import Outcome, Result, Severity, denials_details
+from handler.result import Outcome, Result, Severity
 
 # The answer and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS = 100
@@ -61,7 +61,7 @@ class Report:
         """Add what the registry's policy says on the grants. Its denial counts as one of a repository."""
         self._registry_policy = policy
         if policy.denied_by:
-            self._add_denials(policy.denied_by, registry_policy_details(policy))
+            self._add_denials(policy.denied_by, policy.details())
 
     def add(self, result: Result) -> None:
         """Count a result, and log it unless nothing changed."""
@@ -77,7 +77,7 @@ class Report:
         if result.denied_by:
             self._add_denials(result.denied_by, result.details())
             self._denied += 1
-        self._log_outcome(result)
+        _log(result, drift=self._request.after_policy_change)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
@@ -88,19 +88,6 @@ class Report:
         self._pulls_denied += always
         self._pulls_denied_conditionally += bool(refusing) and not always
         logger.warning("pull denied" if refusing else "grant denied", extra=details)
-
-    def _log_outcome(self, result: Result) -> None:
-        match result.outcome:
-            case Outcome.UNCHANGED:
-                pass
-            case _ if result.lacks_grant:
-                logger.error("reconcile failed", extra=result.details())
-            case Outcome.INTERRUPTED:
-                logger.warning("interrupted", extra=result.details())
-            case Outcome.ATTACHED if self._request.after_policy_change:
-                logger.warning("drift corrected", extra=result.details())
-            case _:
-                logger.info("reconciled", extra=result.details())
 
     def log(self) -> None:
         """Log the totals, and write the metrics."""
@@ -122,14 +109,15 @@ class Report:
     def answer(self) -> dict[str, object]:
         """Return the totals, and details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
-        details = self._listed_details(include_unchanged=checked <= _MAX_DETAILS)
+        is_short = checked <= _MAX_DETAILS
+        listed = [severity for severity in Severity if is_short or severity is not Severity.UNCHANGED]
+        details = _details(result for severity in listed for result in self._sorted(severity))
         answer: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
             "outcomes": {outcome.value: count for outcome, count in self._totals.items()},
             "repositories": details,
-            "truncated": len(details)
-            < checked - (checked > _MAX_DETAILS) * self._severities[Severity.UNCHANGED],
+            "truncated": len(details) < sum(self._severities[severity] for severity in listed),
         }
         optional = {
             "refused_roles": [
@@ -137,7 +125,7 @@ class Report:
                 for role, count in sorted(self._refused.items())
             ],
             "denied": self._denied,
-            "registry_policy": self._registry_policy and registry_policy_details(self._registry_policy),
+            "registry_policy": self._registry_policy and self._registry_policy.details(),
             "unmatched": list(self.unmatched[:_MAX_DETAILS]),
             "handed_over": self.continued,
             "ignored": self._request.ignored,
@@ -175,29 +163,32 @@ class Report:
             )
         return failures
 
-    def _listed_details(self, *, include_unchanged: bool) -> list[dict[str, object]]:
-        listed: list[dict[str, object]] = []
-        size = 0
-        for severity in Severity:
-            if severity is Severity.UNCHANGED and not include_unchanged:
-                continue
-            for result in self._sorted(severity):
-                details = result.details()
-                size += len(json.dumps(details))
-                if len(listed) == _MAX_DETAILS or size > _MAX_DETAILS_SIZE:
-                    return listed
-                listed.append(details)
-        return listed
-
     def _sorted(self, severity: Severity) -> list[Result]:
         return sorted(self._details[severity], key=lambda result: result.repository)
 
 
-def registry_policy_details(policy: RegistryPolicy) -> dict[str, object]:
-    """Return what the registry's policy says, without what is empty."""
-    details = {
-        "status": policy.status.value,
-        "allowed": list(policy.allowed),
-        "note": policy.note,
-    }
-    return {key: value for key, value in (details | denials_details(policy.denied_by)).items() if value}
+def _log(result: Result, *, drift: bool) -> None:
+    match result.outcome:
+        case Outcome.UNCHANGED if not result.refused:
+            pass
+        case Outcome.INTERRUPTED:
+            logger.warning("interrupted", extra=result.details())
+        case _ if result.lacks_grant:
+            logger.error("reconcile failed", extra=result.details())
+        case Outcome.ATTACHED if drift:
+            logger.warning("drift corrected", extra=result.details())
+        case _:
+            logger.info("reconciled", extra=result.details())
+
+
+def _details(results: Iterable[Result]) -> list[dict[str, object]]:
+    """Return the details of the first results, up to a number and a size."""
+    listed: list[dict[str, object]] = []
+    size = 0
+    for result in results:
+        details = result.details()
+        size += len(json.dumps(details))
+        if len(listed) == _MAX_DETAILS or size > _MAX_DETAILS_SIZE:
+            break
+        listed.append(details)
+    return listed

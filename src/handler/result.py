@@ -1,14 +1,11 @@
 """The result of reconciling one repository, and its severity. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 
-from handler.denials import Denial
+from handler.denials import Denial, denials_details
 from handler.grants import Entry
-
-# A policy can hold a hundred of them, and the answer has a maximum size.
-_MAX_DENIALS = 10
 
 
 class Outcome(StrEnum):
@@ -62,24 +59,6 @@ class Result:
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
-
-
-def denials_details(denials: Sequence[Denial]) -> dict[str, object]:
-    """Return denials for the report, as many as it takes for one policy."""
-    return {
-        "denied_by": [_denial_details(denial) for denial in denials[:_MAX_DENIALS]],
-        "denied_by_more": len(denials[_MAX_DENIALS:]),
-    }
-
-
-def _denial_details(denial: Denial) -> dict[str, object]:
-    details: dict[str, object] = {
-        "statement": denial.statement,
-        "grant": denial.grant,
-        "roles": list(denial.roles),
-        "actions": list(denial.actions),
-    }
-    return details | {"conditional": True} if denial.conditional else details
 
 
 def by_grant(entries: Iterable[Entry]) -> dict[str, list[str]]:

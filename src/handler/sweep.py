@@ -4,22 +4,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import partial
 
+from handler.listing import Listing
 from handler.policy_writer import Context
 from handler.reconciler import reconcile
-from handler.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled, Unavailable
+from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
 from handler.request import MAX_FAILED_NAMES, Checkpoint, Request
 from handler.result import Outcome, Result
-from handler.retry import Deadline, DeadlineExceeded, retry_with_backoff
-from handler.scope import is_glob, matches_any
+from handler.retry import Deadline, DeadlineExceeded
+from handler.scope import is_glob
 from handler.settings import Settings
 
 # Reserved for the attempts in flight, the continuation and the report: a read, a write and two attempts of
 # the continuation may each take 13 s, after waits for the rate limiter.
 _RESERVE = 90.0  # seconds
 _MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
-_MAX_RELISTINGS = 3
 
 
 class OutOfTime(Exception):
@@ -43,17 +42,15 @@ class Sweep:
         self.remaining: Request | None = None
         self.unmatched: tuple[str, ...] = ()
         self._request = request
-        self._registry = registry
         self._deadline = Deadline(time_left, min(_RESERVE, _MAX_RESERVE_SHARE * time_left()))
         self._context = Context(settings, registry, self._deadline, self.dry_run, request.may_be_new)
-        self._named = [pattern for pattern in request.repositories if not is_glob(pattern)]
-        self._waiting = deque(self._named)
-        self._globs = tuple(pattern for pattern in request.repositories if is_glob(pattern))
+        globs = tuple(filter(is_glob, request.repositories))
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
-        expected = settings.pull_through_cache.included if "*" in self._globs else ()
-        unmatched = tuple(dict.fromkeys((*self._globs, *expected)))
-        self._checkpoint = request.checkpoint or Checkpoint(unmatched=unmatched)
-        self._failed_before = deque(self._checkpoint.failed)
+        expected = settings.pull_through_cache.included if "*" in globs else ()
+        checkpoint = request.checkpoint or Checkpoint(unmatched=tuple(dict.fromkeys((*globs, *expected))))
+        self._listing = Listing(request.repositories, checkpoint, settings.scope, registry, self._deadline)
+        self._waiting = deque(pattern for pattern in request.repositories if not is_glob(pattern))
+        self._failed_before = deque(checkpoint.failed)
         self._progress = False
         self._last_error = ""
 
@@ -90,20 +87,21 @@ class Sweep:
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
         for name in self._failed_before:
             yield Result(name, Outcome.FAILED, reason="it failed before, and there was no time to retry it")
-        self.unmatched = self._checkpoint.unmatched
+        self.unmatched = self._listing.checkpoint.unmatched
 
     def _is_incomplete(self) -> bool:
-        return bool(self._waiting or self._globs)
+        return bool(self._waiting or self._listing.globs)
 
     def _names(self) -> Iterator[str]:
         """Yield the names that were asked for, those that the globs match, and at last those that failed."""
         yield from self._until_deadline(self._waiting)
-        while self._globs and not self._deadline.passed():
+        while self._listing.globs and not self._deadline.passed():
             try:
-                self._list_page()
+                self._waiting.extend(self._listing.next_page())
             except DeadlineExceeded as error:
                 self._last_error = str(error)
                 return
+            self._progress = True
             yield from self._until_deadline(self._waiting)
         if not self._is_incomplete():
             yield from self._until_deadline(self._failed_before)
@@ -111,40 +109,6 @@ class Sweep:
     def _until_deadline(self, names: deque[str]) -> Iterator[str]:
         while names and not self._deadline.passed():
             yield names.popleft()
-
-    def _list_page(self) -> None:
-        try:
-            listed, token = self._list(self._checkpoint.token)
-        except RegistryError as error:
-            if isinstance(error, Unavailable) or not self._may_list_again():
-                raise
-            self._checkpoint = replace(self._checkpoint, relistings=self._checkpoint.relistings + 1)
-            listed, token = self._list(None)
-        self._progress = True
-        in_scope = [name for name in listed if name in self._context.settings.scope]
-        unmatched = [
-            glob
-            for glob in self._checkpoint.unmatched
-            if not any(matches_any(name, [glob]) for name in in_scope)
-        ]
-        self._checkpoint = replace(self._checkpoint, token=token, unmatched=tuple(unmatched))
-        named = set(self._named)
-        self._waiting.extend(
-            name for name in in_scope if matches_any(name, self._globs) and name not in named
-        )
-        if token is None:
-            self._globs = ()
-
-    def _may_list_again(self) -> bool:
-        # How long a token stays valid is not documented: that of the invocation before may be too old.
-        # A new listing costs one read for each repository that is done.
-        token, before = self._checkpoint.token, self._request.checkpoint
-        inherited = before is not None and token is not None and token == before.token
-        return inherited and self._checkpoint.relistings < _MAX_RELISTINGS
-
-    def _list(self, token: str | None) -> tuple[list[str], str | None]:
-        page = partial(self._registry.list_repositories, token)
-        return retry_with_backoff(page, self._deadline, retryable=(Unavailable,), throttles=(Throttled,))
 
     def _reconcile(self, name: str) -> Result:
         if name not in self._context.settings.scope:
@@ -157,13 +121,15 @@ class Sweep:
                 f"the time ended before a single repository was reconciled, with {len(failed)} tried and "
                 f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
             )
-        names = tuple(dict.fromkeys((*self._checkpoint.failed, *failed)))
+        before = self._listing.checkpoint
+        names = tuple(dict.fromkeys((*before.failed, *failed)))
         checkpoint = replace(
-            self._checkpoint,
+            before,
             failed=names[:MAX_FAILED_NAMES],
-            failed_more=self._checkpoint.failed_more + len(names[MAX_FAILED_NAMES:]),
+            failed_more=before.failed_more + len(names[MAX_FAILED_NAMES:]),
         )
-        return replace(self._request, repositories=(*self._waiting, *self._globs), checkpoint=checkpoint)
+        remaining = (*self._waiting, *self._listing.globs)
+        return replace(self._request, repositories=remaining, checkpoint=checkpoint)
 
 
 def _run_concurrently[T](

@@ -20,7 +20,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from handler import reconciler
+from handler import planner
 from handler.policy import attach
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting
@@ -445,10 +445,10 @@ class TestAFailure:
         function.create("first", "second")
 
         def break_once(*_: object, **__: object) -> None:
-            monkeypatch.setattr(reconciler, "attach", attach)
+            monkeypatch.setattr(planner, "attach", attach)
             raise ZeroDivisionError
 
-        monkeypatch.setattr(reconciler, "attach", break_once)
+        monkeypatch.setattr(planner, "attach", break_once)
 
         with pytest.raises(Exception, match=r"^1 of 2 .*(first|second): unexpected ZeroDivisionError"):
             function.invoke({"repositories": ["first", "second"]})

@@ -32,21 +32,15 @@ MODULES = {
     },
     "continuation": {"request"},
     "sweep": {
-        *("observability", "policy_writer", "reconciler", "registry", "request", "result", "retry", "scope"),
+        *("listing", "policy_writer", "reconciler", "registry", "request", "result", "retry", "scope"),
         "settings",
     },
+    "listing": {"registry", "request", "retry", "scope"},
+    "planner": {"grants", "policy", "policy_document"},
     "reconciler": {
-        "denials",
-        "grants",
-        "observability",
-        "policy",
-        "policy_document",
-        "policy_writer",
-        "registry",
-        "rejections",
-        "result",
-    }
-    | {"retry"},
+        *("denials", "grants", "observability", "planner", "policy_document", "policy_writer", "registry"),
+        *("rejections", "result", "retry"),
+    },
     "policy_writer": {
         "grants",
         "policy",

@@ -1,0 +1,77 @@
+"""The listing: the repositories in scope that globs match, page after page."""
+
+from dataclasses import replace
+from functools import partial
+
+from handler.registry import Registry, RegistryError, Throttled, Unavailable
+from handler.request import Checkpoint
+from handler.retry import Deadline, retry_with_backoff
+from handler.scope import Scope, is_glob, matches_any
+
+_MAX_RELISTINGS = 3
+
+
+class Listing:
+    """The listing of an invocation, which may continue that of the invocation before.
+
+    Attributes:
+        globs: the globs that are still to be listed; none once the last page is listed.
+        checkpoint: where the listing continues, and which globs matched nothing so far.
+    """
+
+    def __init__(
+        self,
+        patterns: tuple[str, ...],
+        checkpoint: Checkpoint,
+        scope: Scope,
+        registry: Registry,
+        deadline: Deadline,
+    ) -> None:
+        """Prepare the listing for the globs among these patterns; the others are names."""
+        self.globs = tuple(filter(is_glob, patterns))
+        self.checkpoint = checkpoint
+        self._inherited_token = checkpoint.token
+        self._named = frozenset(patterns)
+        self._scope = scope
+        self._registry = registry
+        self._deadline = deadline
+
+    def next_page(self) -> list[str]:
+        """List a page; return the names that match, without those among the patterns.
+
+        Raises:
+            RegistryError: ECR refused the call.
+            DeadlineExceeded: the deadline passed.
+        """
+        names, token = self._list()
+        in_scope = [name for name in names if name in self._scope]
+        unmatched = tuple(
+            glob
+            for glob in self.checkpoint.unmatched
+            if not any(matches_any(name, [glob]) for name in in_scope)
+        )
+        self.checkpoint = replace(self.checkpoint, token=token, unmatched=unmatched)
+        matching = [name for name in in_scope if matches_any(name, self.globs) and name not in self._named]
+        if token is None:
+            self.globs = ()
+        return matching
+
+    def _list(self) -> tuple[list[str], str | None]:
+        try:
+            return self._call(self.checkpoint.token)
+        except RegistryError as error:
+            if isinstance(error, Unavailable) or not self._may_list_again():
+                raise
+        self.checkpoint = replace(self.checkpoint, relistings=self.checkpoint.relistings + 1)
+        return self._call(None)
+
+    def _may_list_again(self) -> bool:
+        # How long a token stays valid is not documented: that of the invocation before may be too old.
+        # A new listing costs one read for each repository that is done.
+        token = self.checkpoint.token
+        is_inherited = token is not None and token == self._inherited_token
+        return is_inherited and self.checkpoint.relistings < _MAX_RELISTINGS
+
+    def _call(self, token: str | None) -> tuple[list[str], str | None]:
+        page = partial(self._registry.list_repositories, token)
+        return retry_with_backoff(page, self._deadline, retryable=(Unavailable,), throttles=(Throttled,))
