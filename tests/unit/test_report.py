@@ -1,0 +1,88 @@
+"""The report: what is counted, logged and answered."""
+
+import json
+
+import pytest
+
+from handler.grants import PULL, Entry
+from handler.report import Report, RepositoriesFailed
+from handler.request import Checkpoint, Request
+from handler.result import Outcome, Result
+
+ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+FAILED = Result("team/app", Outcome.FAILED, reason="not authorized")
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
+    caplog.set_level("INFO")
+    return caplog
+
+
+def metrics(printed: str) -> dict[str, float]:
+    lines = [json.loads(line) for line in printed.splitlines() if '"_aws"' in line]
+    return {
+        metric["Name"]: line[metric["Name"]][0]
+        for line in lines
+        for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+    }
+
+
+class TestFailures:
+    def test_are_counted_and_raised_by_the_last_invocation_only(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report = Report(Request(("*",)), dry_run=False)
+        report.add(FAILED)
+        report.continued = True
+        report.log()
+
+        assert "Failed" not in metrics(capsys.readouterr().out)
+        report.raise_for_failures()
+
+    def test_of_earlier_invocations_are_counted_and_raised_if_they_could_not_be_named(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report = Report(Request(("*",), checkpoint=Checkpoint(failed_more=5)), dry_run=False)
+        report.add(FAILED)
+        report.log()
+
+        assert metrics(capsys.readouterr().out)["Failed"] == 6
+        with pytest.raises(RepositoriesFailed, match=r"team/app: not authorized.*5 more failed in earlier"):
+            report.raise_for_failures()
+
+    def test_with_a_missing_role_and_another_cause_name_both(self) -> None:
+        report = Report(Request(("*",)), dry_run=False)
+        report.add(Result("team/app", Outcome.FAILED, refused=(ROLE,), reason="No space for another role"))
+
+        with pytest.raises(
+            RepositoriesFailed, match=f"refused the role {ROLE}.*team/app: No space for another"
+        ):
+            report.raise_for_failures()
+
+    def test_of_a_missing_role_are_logged_with_the_repository_even_if_others_were_attached(
+        self, logged: pytest.LogCaptureFixture
+    ) -> None:
+        report = Report(Request(("*",)), dry_run=False)
+        report.add(
+            Result(
+                "team/app", Outcome.ATTACHED, added=frozenset({Entry(PULL, "another role")}), refused=(ROLE,)
+            )
+        )
+
+        lines = [(line.levelname, line.message, vars(line).get("repository")) for line in logged.records]
+        assert lines == [("ERROR", "role refused", None), ("ERROR", "reconcile failed", "team/app")]
+        assert vars(logged.records[1])["refused"] == [ROLE]
+
+
+def test_an_interrupted_repository_is_a_warning_and_no_failure(
+    logged: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report(Request(("*",)), dry_run=False)
+    report.add(Result("team/app", Outcome.INTERRUPTED, reason="Rate exceeded"))
+    report.log()
+
+    assert ("WARNING", "interrupted") in [(line.levelname, line.message) for line in logged.records]
+    assert "Failed" not in metrics(capsys.readouterr().out)
+    report.raise_for_failures()
