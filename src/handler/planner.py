@@ -46,7 +46,7 @@ class Planner:
 
     def plan_without_new_roles(self, present: Policy | None, granted: Collection[Entry]) -> Policy | None:
         """Plan the policy without further roles, and without ids of deleted principals in our statements."""
-        return attach(self.plan(present, granted, without_deleted=True), (), remove_deleted=True)
+        return attach(self.plan(present, granted, without_deleted=False), (), remove_deleted=True)
 
     def _removable(self, wanted: Sequence[Grant]) -> set[str]:
         """Return the Sids that lose unlisted principals: not those that would keep no configured role."""

@@ -37,6 +37,13 @@ def test_a_role_is_denied_by_its_arn_and_by_its_account(principal: object) -> No
     assert denied(deny(Principal=principal)) == (ROLE,)
 
 
+def test_a_role_whose_path_holds_a_colon_is_denied_by_its_account() -> None:
+    role = f"arn:aws:iam::{ACCOUNT}:role/a:b/node-group"
+    policy: Policy = {"Statement": [dict(deny(Principal={"AWS": ROOT}))]}
+
+    assert [denial.roles for denial in denials(policy, [Grant(PULL, (role,))])] == [(role,)]
+
+
 @pytest.mark.parametrize("principal", ["*", {"AWS": "*"}, {"AWS": ["444444444444", "*"]}])
 def test_all_roles_are_denied_by_a_wildcard(principal: object) -> None:
     assert denied(deny(Principal=principal)) == (ROLE, OTHER)

@@ -223,6 +223,9 @@ class TestParse:
     def test_returns_the_policy(self) -> None:
         assert parse(json.dumps(document(FOREIGN))) == document(FOREIGN)
 
+    def test_keeps_a_number_that_can_be_written_back_exactly(self) -> None:
+        assert parse('{"Statement": {"Condition": 1.5}}') == {"Statement": {"Condition": 1.5}}
+
     @pytest.mark.parametrize(
         ("text", "error_message"),
         [
@@ -238,6 +241,7 @@ class TestParse:
             ('{"Statement": [], "Statement": []}', "same key twice"),
             ('{"Statement": {"Condition": {"Bool": {"a": "1"}, "Bool": {"b": "1"}}}}', "same key twice"),
             ('{"Statement": {"Condition": NaN}}', "as JSON"),
+            ('{"Statement": {"Condition": 0.10000000000000000001}}', "cannot be written back unchanged"),
         ],
     )
     def test_rejects_an_invalid_policy(self, text: str, error_message: str) -> None:
