@@ -24,6 +24,7 @@ from handler import reconciler
 from handler.policy import attach
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting
+from tests.environment import REQUIRED
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -92,7 +93,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     def with_settings(region: str = REGION, **settings: str) -> Deployed:
         monkeypatch.setenv("AWS_REGION", region)
         monkeypatch.setenv("AWS_DEFAULT_REGION", region)
-        for variable, value in ({"WORKER_ROLE_ARNS": ROLE} | settings).items():
+        for variable, value in (REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | settings).items():
             monkeypatch.setenv(variable, value)
         deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"), region)
         client = deployed.app.registry._client  # noqa: SLF001 - to count its calls

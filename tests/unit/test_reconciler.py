@@ -16,6 +16,7 @@ from handler.report import Report, RepositoriesFailed
 from handler.request import Request
 from handler.settings import Settings
 from handler.sweep import Sweep
+from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
 
@@ -60,7 +61,7 @@ class Function:
     backoffs: int = 0
 
     def reconcile(self, *names: str, dry_run: bool = False, seconds: float = 900, **settings: str) -> Report:
-        environment = {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings
+        environment = REQUIRED | {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings
         started = time.monotonic()
         request = Request(names or ("app",), dry_run=dry_run, may_be_new=self.may_be_new)
         sweep = Sweep(

@@ -16,6 +16,7 @@ from handler.policy import attach, granted
 from handler.policy_document import parse
 from handler.settings import Settings
 from scripts import permissions_page
+from tests.environment import REQUIRED
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
@@ -405,8 +406,8 @@ def test_every_setting_is_a_parameter_with_the_default_of_the_function(
         "MODE",
         "REMOVE_UNLISTED_ROLES",
     }
-    assert Settings.from_environment(defaults) == Settings.from_environment(
-        {"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:role/r"}
+    assert Settings.from_environment(REQUIRED | defaults) == Settings.from_environment(
+        REQUIRED | {"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:role/r"}
     )
 
 
@@ -461,12 +462,11 @@ class TestTheCreationTemplate:
         )
 
         settings = Settings.from_environment(
-            {
+            REQUIRED
+            | {
                 "WORKER_ROLE_ARNS": workers,
                 "DESCRIBE_ROLE_ARNS": describers,
                 "PULL_THROUGH_CACHE_REPOSITORIES": cache,
-                "REPOSITORIES": "*",
-                "MODE": "enforce",
             }
         )
         policy = parse(text)
