@@ -186,17 +186,33 @@ def test_the_dashboard_name_includes_the_region_because_dashboards_are_global(
     assert dashboard["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
 
 
-def test_only_alarms_on_a_lasting_state_notify_on_recovery(resources: dict[str, Resource]) -> None:
+def test_an_old_message_in_the_dead_letter_queue_cannot_hold_the_alarm(
+    resources: dict[str, Resource],
+) -> None:
+    alarm = resources["DeadLetterQueueMessageSent"]["Properties"]
+
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "NumberOfMessagesSent")
+    assert (alarm["Statistic"], alarm["EvaluationPeriods"], alarm["Threshold"]) == ("Sum", 1, 1)
+
+
+def test_the_saved_queries_are_those_of_the_runbook(resources: dict[str, Resource]) -> None:
+    names = {
+        query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/")
+        for query in of_type(resources, "AWS::Logs::QueryDefinition")
+    }
+    runbook = (PROJECT / "docs/operations.md").read_text()
+
+    assert set(re.findall(r"^\| \*([a-z ]+)\* \|", runbook, re.MULTILINE)) == names
+
+
+def test_only_the_alarm_on_throttling_notifies_on_recovery(resources: dict[str, Resource]) -> None:
     alarms = {
         name: resource["Properties"]
         for name, resource in resources.items()
         if resource["Type"].endswith("::Alarm")
     }
 
-    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {
-        "DeadLetterQueueNotEmpty",
-        "FunctionThrottled",
-    }
+    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {"FunctionThrottled"}
 
 
 def test_the_author_is_valid_for_the_serverless_application_repository(source: dict[str, Any]) -> None:
