@@ -67,7 +67,7 @@ MODULES = {
     "registry_policy": {"denials", "grants", "policy_document", "registry", "settings"},
     "rate_limiter": set(),
     "retry": set(),
-    "report": {"denials", "observability", "registry_policy", "request", "result"},
+    "report": {"denials", "grants", "observability", "registry_policy", "request", "result"},
     "observability": set(),
     "triggers": {"request", "scope"},
     "request": {"scope"},

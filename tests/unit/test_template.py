@@ -60,6 +60,26 @@ def test_only_lambda_can_assume_the_function_role_and_the_role_has_no_managed_po
     ]
 
 
+def test_the_role_reaches_ecr_and_the_function_from_the_code_of_the_function_only(
+    resources: dict[str, Resource],
+) -> None:
+    (role_policy,) = of_type(resources, "AWS::IAM::Policy")
+    inline = [
+        statement
+        for policy in resources["Role"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+
+    assert role_policy["Roles"] == [{"Ref": "Role"}]
+    for statement in role_policy["PolicyDocument"]["Statement"]:
+        assert statement["Condition"] == {
+            "ArnEquals": {"lambda:SourceFunctionArn": {"Fn::GetAtt": ["Function", "Arn"]}}
+        }
+    # Lambda itself makes these calls, and some without the key.
+    assert all("Condition" not in statement for statement in inline)
+    assert not any("ecr:" in json.dumps(one) or "lambda:" in json.dumps(one) for one in inline)
+
+
 def test_only_the_rules_of_the_stack_may_invoke_the_function(resources: dict[str, Resource]) -> None:
     permissions = of_type(resources, "AWS::Lambda::Permission")
 
