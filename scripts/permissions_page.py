@@ -100,7 +100,7 @@ def permissions() -> Iterator[Permission]:
                 continue
         for policy in policies:
             for statement in policy["PolicyDocument"]["Statement"]:
-                for action in _as_list(statement["Action"]):
+                for action in as_list(statement["Action"]):
                     yield Permission(logical_id, action, _resource(statement["Resource"]))
 
 
@@ -113,7 +113,8 @@ def _resource(value: Any) -> str:  # noqa: ANN401 - CloudFormation
     return str(value)
 
 
-def _as_list(value: Any) -> list[str]:  # noqa: ANN401 - CloudFormation
+def as_list(value: Any) -> list[str]:  # noqa: ANN401 - CloudFormation
+    """Return one item or a list of items as a list."""
     return value if isinstance(value, list) else [value]
 
 
