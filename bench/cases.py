@@ -146,7 +146,13 @@ class Bench:
         row.failed.append(failed)
 
     def _environment(self) -> dict[str, str]:
-        return environment(self.ecr.endpoint(), WORKER_ROLE_ARNS=ROLE, ROLE_NAME="ecr-allow-pull")
+        return environment(
+            self.ecr.endpoint(),
+            WORKER_ROLE_ARNS=ROLE,
+            REPOSITORIES="*",
+            MODE="enforce",
+            ROLE_NAME="ecr-allow-pull",
+        )
 
 
 def _event(number: int) -> dict[str, object]:

@@ -7,6 +7,7 @@ Runs in its own virtual environment. The patches:
 - `registryId` selects another account's registry. A cross-account call needs permission in both the
   caller's identity policy and the repository's policy.
 - `aws:SecureTransport` is true for every call.
+- `lambda:SourceFunctionArn` is present in calls from the code of a function.
 - CloudFormation accepts saved queries (AWS::Logs::QueryDefinition) and ignores them.
 - DescribeRepositories without names is authorized on `repository/*`, not on `*`.
 - A registry has a policy that can be set and read, and repository creation templates, by which repositories
@@ -27,10 +28,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ministack import app
-from ministack.core import iam_actions, iam_evaluator
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
-from ministack.services import ecr, eventbridge
+from ministack.services import ecr, eventbridge, lambda_svc, sts
 from ministack.services.cloudformation import provisioners, stacks
 
 type Headers = Mapping[str, str]
@@ -50,6 +51,8 @@ _original_repository_policy = ecr.repository_policy_for_arn
 _original_put_events = eventbridge._put_events
 _original_add_event = stacks._add_event
 _original_condition_key = iam_evaluator._resolve_condition_key
+_original_execution_credentials = lambda_runtime.execution_credentials
+_original_principal_keys = iam_evaluator._principal_keys
 
 
 async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query: Query) -> Response:
@@ -227,6 +230,21 @@ def condition_key(key: str, context: iam_evaluator.EvalContext) -> object:
     return "true" if key.lower() == "aws:securetransport" else _original_condition_key(key, context)
 
 
+def execution_credentials(config: Mapping[str, str]) -> dict[str, str]:
+    """Return the credentials of a function's code, whose session remembers the function."""
+    credentials: dict[str, str] = _original_execution_credentials(config)
+    sts._sessions[credentials["AWS_ACCESS_KEY_ID"]]["SourceFunctionArn"] = config["FunctionArn"]
+    return credentials
+
+
+def principal_keys(credential: iam_evaluator.ResolvedCredential) -> dict[str, object]:
+    """Return the condition keys of the caller, also the function whose code makes the call."""
+    keys: dict[str, object] = _original_principal_keys(credential)
+    session = sts._sessions.get(credential.access_key_id) or {}
+    source = session.get("SourceFunctionArn")
+    return keys | ({"lambda:sourcefunctionarn": source} if source else {})
+
+
 def exit_with_parent() -> None:
     """Exit when the parent process exits, which closes this process's standard input.
 
@@ -245,6 +263,8 @@ if __name__ == "__main__":
     iam_actions.extract_resource_arn = resource_arn
     ecr.repository_policy_for_arn = repository_policy
     iam_evaluator._resolve_condition_key = condition_key
+    iam_evaluator._principal_keys = principal_keys
+    lambda_runtime.execution_credentials = lambda_svc.execution_credentials = execution_credentials
     if os.environ.get("STACK_EVENTS") == "true":
         stacks._add_event = add_stack_event
     provisioners._RESOURCE_HANDLERS["AWS::Logs::QueryDefinition"] = {

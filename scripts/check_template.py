@@ -2,7 +2,7 @@
 
 - cfn-lint compares each resource with the schema that CloudFormation publishes, in every supported region.
 - policy_sentry contains AWS's service authorization reference. Each permission must exist, and its resource
-  must be of a type that the action supports.
+  must be of a type that the action supports. Each action in `samples/` must exist too.
 
 Both packages contain the data, so this script needs no internet access.
 """
@@ -16,8 +16,9 @@ from cfnlint.config import ManualArgs
 from cfnlint.helpers import REGIONS
 from policy_sentry.querying.actions import get_action_data
 
+from devstack.host import PROJECT
 from handler.grants import ACTIONS
-from scripts.permissions_page import Permission, permissions
+from scripts.permissions_page import Permission, as_list, permissions
 from scripts.processed_template import processed_template
 
 # The beginnings of the names of regions in partitions that the template doesn't support.
@@ -46,6 +47,13 @@ def main() -> int:
     ]
     for permission in permissions():
         problems += permission_problems(permission, types)
+    problems += [
+        f"{path.name} names {action}, which is not an action of AWS"
+        for path in sorted(PROJECT.glob("samples/*.json"))
+        for statement in json.loads(path.read_text())["Statement"]
+        for action in as_list(statement["Action"])
+        if not _rows(action)
+    ]
     granted = (action for actions in ACTIONS.values() for action in actions)
     problems += [f"the grant of {action} is not an action of AWS" for action in granted if not _rows(action)]
     for problem in problems:

@@ -182,7 +182,9 @@ def _exit_code(plan: Plan, stop: Stop) -> int:
 
 def _settings(environment: Mapping[str, str]) -> Settings:
     given = {name: value for name in _SETTINGS if (value := environment.get(name))}
-    return Settings.from_environment({"REPOSITORIES": "*", **given, "MODE": "plan"})
+    # A plan writes nothing, so no role's writes have to be recognized.
+    fixed = {"MODE": "plan", "ROLE_NAME": "plan"}
+    return Settings.from_environment({"WORKER_ROLE_ARNS": "", "REPOSITORIES": "*"} | given | fixed)
 
 
 def _connect(options: argparse.Namespace) -> ECRClient:

@@ -65,7 +65,9 @@ def _plan(ecr: FakeEcr) -> Plan:
     client = ecr.client()
     refuse_other_calls(client)
     return make_plan(
-        Settings.from_environment({"WORKER_ROLE_ARNS": _ROLE, "REPOSITORIES": "*", "MODE": "plan"}),
+        Settings.from_environment(
+            {"WORKER_ROLE_ARNS": _ROLE, "REPOSITORIES": "*", "MODE": "plan", "ROLE_NAME": "plan"}
+        ),
         client,
         Stop(),
     )

@@ -19,7 +19,9 @@ with atheris.instrument_imports(include=["handler", "json"]):
     from handler.triggers import parse as parse_event
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
-SETTINGS = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+SETTINGS = Settings.from_environment(
+    {"WORKER_ROLE_ARNS": ROLE, "REPOSITORIES": "*", "MODE": "enforce", "ROLE_NAME": "ecr-allow-pull-Role"}
+)
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 
 

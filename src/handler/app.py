@@ -58,7 +58,7 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
     if isinstance(settings, InvalidSetting):
         # Each `raise` of one exception adds to its stack trace.
         raise settings.with_traceback(None)
-    function = function_identity(context)
+    function = function_identity(context, settings.role_name)
     request = parse(event, function)
     sweep = Sweep(request, settings, registry, lambda: context.get_remaining_time_in_millis() / 1000)
     report = Report(request, dry_run=sweep.dry_run)
@@ -82,13 +82,12 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
     return report.answer()
 
 
-def function_identity(context: LambdaContext) -> FunctionIdentity:
+def function_identity(context: LambdaContext, role_name: str) -> FunctionIdentity:
     """Return the account, the region and the caller ARN: the role's session is named after the function."""
     _, partition, _, _, account, *_ = context.invoked_function_arn.split(":")
-    role = os.environ.get("ROLE_NAME", "")
     return FunctionIdentity(
         account=account,
         region=os.environ["AWS_REGION"],
-        caller_arn=f"arn:{partition}:sts::{account}:assumed-role/{role}/{context.function_name}",
+        caller_arn=f"arn:{partition}:sts::{account}:assumed-role/{role_name}/{context.function_name}",
         partition=partition,
     )

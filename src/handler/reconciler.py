@@ -8,9 +8,10 @@ from pathlib import Path
 from traceback import extract_tb
 
 from handler.denials import denials
-from handler.grants import roles_of
+from handler.grants import Entry, roles_of
 from handler.observability import logger
 from handler.planner import Planner
+from handler.policy import granted
 from handler.policy_document import InvalidPolicy, Policy
 from handler.policy_writer import Context, PolicyWriter, Rejected
 from handler.registry import PolicyRejected, RegistryError, RepositoryNotFound
@@ -49,7 +50,8 @@ class _Reconciliation:
     def __init__(self, name: str, context: Context) -> None:
         self._name = name
         self._grants = context.settings.grants(name)
-        self._planner = Planner(self._grants, context.settings.remove_unlisted_roles)
+        self._remove_unlisted = context.settings.remove_unlisted_roles
+        self._planner = Planner(self._grants, self._remove_unlisted)
         self._knowledge = context.knowledge
         self._skipped: set[str] = set()
         self._deadline = context.deadline
@@ -83,6 +85,7 @@ class _Reconciliation:
 
     def result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
         """Return the result, with what was changed so far."""
+        unlisted = granted(self._writer.present).difference(*(grant.entries() for grant in self._grants))
         return Result(
             self._name,
             outcome,
@@ -91,6 +94,17 @@ class _Reconciliation:
             refused=tuple(refused),
             denied_by=denials(self._writer.present, self._grants),
             reason=reason,
+            unlisted=unlisted,
+            not_removed=self._not_removed(unlisted, refused),
+        )
+
+    def _not_removed(self, unlisted: Iterable[Entry], refused: Sequence[str]) -> tuple[str, ...]:
+        """Return the Sids that keep unlisted entries because every role of the grant is refused."""
+        kept = {entry.sid for entry in unlisted} if self._remove_unlisted else set()
+        return tuple(
+            grant.sid
+            for grant in self._grants
+            if grant.sid in kept and grant.roles and set(grant.roles) <= set(refused)
         )
 
     def _grant(self, roles: Sequence[str]) -> dict[str, Rejection]:
@@ -107,9 +121,22 @@ class _Reconciliation:
                     rejections = self._grant_one_by_one(several)
         else:
             return {}
+        if self._writer.accepted_contents is None and self._remove_unlisted:
+            self._remove()
         if self._writer.accepted_contents is None:
             self._prove(rejections)
         return rejections
+
+    def _remove(self) -> None:
+        """Remove the unlisted principals, and add no role: a rejected role does not keep others' access.
+
+        Raises:
+            PolicyRejected: ECR rejects the policy without the role too, so another principal is the cause.
+        """
+        try:
+            self._apply(())
+        except Rejected as rejected:
+            raise self._rejected_anyway(rejected) from None
 
     def _grant_one_by_one(self, roles: Iterable[str]) -> dict[str, Rejection]:
         """Grant each role that ECR accepts; return the rejections since the last role that it accepted."""
@@ -162,7 +189,8 @@ class _Reconciliation:
         doubtful = {role for role, rejection in rejections.items() if not rejection.too_long}
         if not doubtful - proved_missing(rejections, None) - self._knowledge.missing:
             return
-        if not self._knowledge.count_unproved_rejection():
+        # If principals are to be removed, the report must say why they stay.
+        if not self._remove_unlisted and not self._knowledge.count_unproved_rejection():
             return
         try:
             self._writer.update(

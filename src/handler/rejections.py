@@ -1,8 +1,8 @@
 """What follows from a policy that ECR rejects as a whole: which roles are missing, and the reason. Pure.
 
 ECR rejects a policy for one principal that does not exist, and does not say which. A role is proved to be
-missing if ECR rejects a policy with the role, and either accepts the same policy without the role, or the
-policy holds nothing else.
+missing if ECR rejects a policy with the role, and either accepts the same policy without the role, perhaps
+with more principals, or the policy holds nothing else.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -24,6 +24,10 @@ class Contents:
     def __bool__(self) -> bool:
         """Return whether there is anything."""
         return bool(self.statements or self.entries)
+
+    def is_part_of(self, other: "Contents") -> bool:
+        """Return whether the foreign statements are the same, and the other has at least these entries."""
+        return self.statements == other.statements and self.entries <= other.entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ def proved_missing(rejections: Mapping[str, Rejection], accepted: Contents | Non
     return {
         role
         for role, rejection in rejections.items()
-        if not rejection.too_long and (not rejection.others or rejection.others == accepted)
+        if not rejection.too_long
+        and (not rejection.others or (accepted is not None and rejection.others.is_part_of(accepted)))
     }
 
 

@@ -6,15 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from handler.denials import Denial
+from handler.grants import Entry
 from handler.observability import emit_metrics, logger
 from handler.registry_policy import RegistryPolicy
 from handler.request import Request
-from handler.result import Outcome, Result, Severity
+from handler.result import Outcome, Result, Severity, by_grant
 
 # The answer and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS = 100
 _MAX_DETAILS_SIZE = 200_000  # characters
 _MAX_NAMED = 10
+# An unlisted principal is logged for so many repositories, and all of them in so many lines of an invocation.
+_MAX_UNLISTED_REPOSITORIES = 100
+_MAX_UNLISTED_LINES = 1_000
 
 _WHY_REFUSED = (
     "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "
@@ -51,6 +55,11 @@ class Report:
         self._totals: Counter[Outcome] = Counter()
         self._severities: Counter[Severity] = Counter()
         self._refused: Counter[str] = Counter()
+        self._not_removed: Counter[str] = Counter()
+        self._unlisted = 0
+        self._unlisted_entries = 0
+        self._unlisted_logged = Counter[Entry]()
+        self._unlisted_lines = 0
         self._denied = 0
         self._pulls_denied = 0
         self._pulls_denied_conditionally = 0
@@ -77,6 +86,9 @@ class Report:
         if result.denied_by:
             self._add_denials(result.denied_by, result.details())
             self._denied += 1
+        self._not_removed.update(result.not_removed)
+        if result.unlisted:
+            self._add_unlisted(result)
         _log(result, drift=self._request.after_policy_change)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
@@ -89,6 +101,17 @@ class Report:
         self._pulls_denied_conditionally += bool(refusing) and not always
         logger.warning("pull denied" if refusing else "grant denied", extra=details)
 
+    def _add_unlisted(self, result: Result) -> None:
+        self._unlisted += 1
+        self._unlisted_entries += len(result.unlisted)
+        if self._unlisted_lines == _MAX_UNLISTED_LINES:
+            return
+        if any(self._unlisted_logged[entry] < _MAX_UNLISTED_REPOSITORIES for entry in result.unlisted):
+            self._unlisted_logged.update(result.unlisted)
+            self._unlisted_lines += 1
+            details = {"repository": result.repository, "unlisted": by_grant(result.unlisted)}
+            logger.warning("unlisted principals", extra=details)
+
     def log(self) -> None:
         """Log the totals, and write the metrics."""
         attached = self._totals[Outcome.ATTACHED]
@@ -99,6 +122,7 @@ class Report:
             # A new invocation that continues the sweep retries the failures, and counts what remains.
             "Failed": 0 if self.continued else self._failed + self._failed_before,
             "RolesRefused": len(self._refused),
+            "UnlistedPrincipals": self._unlisted_entries,
             "PullsDenied": self._pulls_denied,
             "PullsDeniedConditionally": self._pulls_denied_conditionally,
         }
@@ -124,7 +148,12 @@ class Report:
                 {"role": role, "missing_in": count, "reason": _WHY_REFUSED}
                 for role, count in sorted(self._refused.items())
             ],
+            "not_removed": [
+                {"grant": sid, "repositories": count, "reason": _why_not_removed(count)}
+                for sid, count in sorted(self._not_removed.items())
+            ],
             "denied": self._denied,
+            "unlisted": self._unlisted,
             "registry_policy": self._registry_policy and self._registry_policy.details(),
             "unmatched": list(self.unmatched[:_MAX_DETAILS]),
             "handed_over": self.continued,
@@ -151,6 +180,11 @@ class Report:
             f"ECR refused the role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
             for role, count in sorted(self._refused.items())
         ]
+        failures += [
+            f"{sid}: {_why_not_removed(count)}. Unlisted principals keep the access that RemoveUnlistedRoles "
+            "would remove"
+            for sid, count in sorted(self._not_removed.items())
+        ]
         if count := self._severities[Severity.FAILED]:
             named = self._sorted(Severity.FAILED)[:_MAX_NAMED]
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
@@ -165,6 +199,11 @@ class Report:
 
     def _sorted(self, severity: Severity) -> list[Result]:
         return sorted(self._details[severity], key=lambda result: result.repository)
+
+
+def _why_not_removed(count: int) -> str:
+    repositories = "1 repository" if count == 1 else f"{count} repositories"
+    return f"nothing was removed in {repositories}, because none of the configured roles exists"
 
 
 def _log(result: Result, *, drift: bool) -> None:

@@ -32,6 +32,9 @@ class Result:
         refused: the roles that it lacks because they do not exist.
         denied_by: the foreign statements that deny the grants.
         reason: why it failed.
+        unlisted: the entries of our statements that no grant lists.
+        not_removed: the Sids whose unlisted entries were to be removed and stayed, because every role of the
+            grant is refused.
     """
 
     repository: str
@@ -41,6 +44,8 @@ class Result:
     refused: tuple[str, ...] = ()
     denied_by: tuple[Denial, ...] = ()
     reason: str = ""
+    unlisted: frozenset[Entry] = frozenset()
+    not_removed: tuple[str, ...] = ()
 
     @property
     def lacks_grant(self) -> bool:
@@ -56,6 +61,8 @@ class Result:
             "removed": by_grant(self.removed),
             "refused": list(self.refused),
             **denials_details(self.denied_by),
+            "unlisted": by_grant(self.unlisted),
+            "not_removed": list(self.not_removed),
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
@@ -76,6 +83,7 @@ class Severity(IntEnum):
     ROLE_REFUSED = auto()
     DENIED = auto()
     CHANGED = auto()
+    UNLISTED = auto()
     SKIPPED = auto()
     UNCHANGED = auto()
 
@@ -90,7 +98,7 @@ class Severity(IntEnum):
             return cls.DENIED
         match result.outcome:
             case Outcome.UNCHANGED:
-                return cls.UNCHANGED
+                return cls.UNLISTED if result.unlisted else cls.UNCHANGED
             case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
                 return cls.CHANGED
         return cls.SKIPPED

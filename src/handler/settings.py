@@ -19,6 +19,10 @@ _ROLE = re.compile(
     r"(?!.*(?:\$\{|arn:.*arn:))arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/"
     r"(?:[!-)+\-->@-~]*/)?[A-Za-z0-9_+=.@-]{1,64}"
 )
+_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
+_ALL_VARIABLES = (
+    "Set all variables that the template sets: an update of the function's configuration replaces all of them"
+)
 # What people enter instead, each with a hint.
 _COMMON_MISTAKES = (
     (
@@ -66,14 +70,25 @@ _COMMON_MISTAKES = (
 class InvalidSetting(ValueError):
     """An environment variable that is missing or wrong."""
 
-    def __init__(self, variable: str, value: str, hint: str) -> None:
-        """Name the variable, its value, and how to correct it."""
-        super().__init__(f"{variable} is {_shortened(value)!r}: {hint}")
+    def __init__(self, variable: str, value: str | None, hint: str) -> None:
+        """Name the variable, its value if there is one, and how to correct it."""
+        state = "missing" if value is None else repr(_shortened(value))
+        super().__init__(f"{variable} is {state}: {hint}")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the deployer configured. Principals come from here alone."""
+    """What the deployer configured. Principals come from here alone.
+
+    Attributes:
+        worker_role_arns: the roles that may pull.
+        describe_role_arns: the roles that may list images.
+        scope: the repositories in scope.
+        pull_through_cache: the repositories into which the worker roles may import images.
+        plan: write nothing.
+        remove_unlisted_roles: our statements hold exactly the configured roles.
+        role_name: the function's role. It identifies the function's own writes.
+    """
 
     worker_role_arns: tuple[str, ...]
     describe_role_arns: tuple[str, ...]
@@ -81,6 +96,7 @@ class Settings:
     pull_through_cache: Scope
     plan: bool
     remove_unlisted_roles: bool
+    role_name: str
 
     def grants(self, repository: str | None = None) -> tuple[Grant, ...]:
         """Return all grants, with the roles that get them in a repository in scope, or anywhere."""
@@ -98,27 +114,36 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings from environment variables.
 
+        The worker roles, the scope, the mode and the role's name have no default. Otherwise, an update of the
+        function that drops variables would extend the scope to everything, and turn plan mode off.
+
         Raises:
             InvalidSetting: a variable is missing or wrong; gives its name, its value and the correction.
         """
-        mode = _choice(environment, "MODE", default="enforce", other="plan")
-        remove = _choice(environment, "REMOVE_UNLISTED_ROLES", default="false", other="true")
         return cls(
             worker_role_arns=_worker_role_arns(environment),
             describe_role_arns=_roles(environment, "DESCRIBE_ROLE_ARNS"),
-            scope=_scope(environment, "REPOSITORIES", default="*"),
-            pull_through_cache=_scope(environment, "PULL_THROUGH_CACHE_REPOSITORIES", default=_NONE),
-            plan=mode == "plan",
-            remove_unlisted_roles=remove == "true",
+            scope=_scope(environment, "REPOSITORIES"),
+            pull_through_cache=_pull_through_cache(environment),
+            plan=_choice(environment, "MODE", "enforce", "plan") == "plan",
+            remove_unlisted_roles=_remove_unlisted_roles(environment),
+            role_name=_role_name(environment),
         )
+
+
+def _required(environment: Mapping[str, str], variable: str, hint: str) -> str:
+    value = environment.get(variable)
+    if value is None:
+        raise InvalidSetting(variable, value, f"{hint}. {_ALL_VARIABLES}")
+    return value
 
 
 def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
     variable = "WORKER_ROLE_ARNS"
+    hint = f"list the ARN of at least one worker role, for example {_EXAMPLE_ROLE}"
+    value = _required(environment, variable, hint)
     arns = _roles(environment, variable)
     if not arns:
-        value = environment.get(variable, "")
-        hint = f"list the ARN of at least one worker role, for example {_EXAMPLE_ROLE}"
         raise InvalidSetting(variable, value, hint)
     return arns
 
@@ -139,24 +164,45 @@ def _role_hint(value: str) -> str:
     return f"is not the ARN of an IAM role; it should look like {_EXAMPLE_ROLE}"
 
 
-def _scope(environment: Mapping[str, str], variable: str, *, default: str) -> Scope:
-    value = environment.get(variable, default)
-    if default == value.strip() == _NONE:
+def _pull_through_cache(environment: Mapping[str, str]) -> Scope:
+    variable = "PULL_THROUGH_CACHE_REPOSITORIES"
+    if environment.get(variable, _NONE).strip() == _NONE:
         return Scope(included=())
+    return _scope(environment, variable)
+
+
+def _scope(environment: Mapping[str, str], variable: str) -> Scope:
+    hint = 'list globs, separated by commas, or "*" for all repositories'
+    value = _required(environment, variable, hint)
     patterns = _split_csv(value)
     if not patterns:
-        raise InvalidSetting(variable, value, 'list globs, separated by commas, or "*" for all repositories')
+        raise InvalidSetting(variable, value, hint)
     try:
         return Scope.parse(patterns)
     except InvalidPattern as error:
         raise InvalidSetting(variable, value, str(error)) from None
 
 
-def _choice(environment: Mapping[str, str], variable: str, *, default: str, other: str) -> str:
-    value = environment.get(variable, default)
-    if (choice := value.strip().lower()) not in (default, other):
-        raise InvalidSetting(variable, value, f'use "{default}" or "{other}"')
+def _choice(environment: Mapping[str, str], variable: str, *choices: str) -> str:
+    hint = f"use {' or '.join(f'"{choice}"' for choice in choices)}"
+    value = _required(environment, variable, hint)
+    if (choice := value.strip().lower()) not in choices:
+        raise InvalidSetting(variable, value, hint)
     return choice
+
+
+def _remove_unlisted_roles(environment: Mapping[str, str]) -> bool:
+    variable = "REMOVE_UNLISTED_ROLES"
+    return variable in environment and _choice(environment, variable, "false", "true") == "true"
+
+
+def _role_name(environment: Mapping[str, str]) -> str:
+    variable = "ROLE_NAME"
+    hint = "use the name of the function's role, without its path"
+    value = _required(environment, variable, hint)
+    if not _NAME.fullmatch(value):
+        raise InvalidSetting(variable, value, hint)
+    return value
 
 
 def _shortened(value: str) -> str:

@@ -1,6 +1,8 @@
 """Tests the operation of the deployed stack: permissions, failures and metrics."""
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -58,6 +60,87 @@ def continuation_error_without_permission(stack: Stack) -> str:
             functions.update_function_configuration(FunctionName=function, Timeout=900)
             for name in names:
                 stack.registry.delete_repository(repositoryName=name, force=True)
+
+
+class TestAnotherFunctionUnderTheSameRole:
+    """Whoever may pass the role to a function gets none of the role's permissions on ECR and the function."""
+
+    CODE = """
+import boto3
+
+def call(event, context):
+    client = boto3.client(event["service"])
+    try:
+        getattr(client, event["method"])(**event["parameters"])
+    except client.exceptions.ClientError as error:
+        return str(error)
+    return "allowed"
+"""
+
+    def call(self, stack: Stack, function: str, service: str, method: str, parameters: dict[str, str]) -> str:
+        event = {"service": service, "method": method, "parameters": parameters}
+        response = stack.aws.lambda_().invoke(FunctionName=function, Payload=json.dumps(event))
+        return str(json.loads(response["Payload"].read()))
+
+    def test_can_call_neither_ecr_nor_the_function_because_of_the_condition(self, stack: Stack) -> None:
+        repository = "same-role/app"
+        text = json.dumps({"Version": "2012-10-17", "Statement": [ALLOW_PULL]})
+        write = {"repositoryName": repository, "policyText": text}
+        calls: list[tuple[str, str, dict[str, str]]] = [
+            ("ecr", "describe_repositories", {}),
+            ("ecr", "get_registry_policy", {}),
+            ("ecr", "get_repository_policy", {"repositoryName": repository}),
+            ("ecr", "set_repository_policy", write),
+            ("lambda", "invoke", {"FunctionName": stack.outputs["FunctionName"], "Payload": "{}"}),
+        ]
+        with stack.only_rules(), other_function(stack, self.CODE) as function:
+            stack.create_repository(repository)
+            answers = [self.call(stack, function, *each) for each in calls]
+            with without_conditions(stack):
+                without_the_condition = self.call(stack, function, "ecr", "set_repository_policy", write)
+
+        for answer in answers:
+            assert "not authorized" in answer or "AccessDenied" in answer
+        assert without_the_condition == "allowed"
+        assert stack.statements(repository) == [ALLOW_PULL]
+
+
+@contextmanager
+def other_function(stack: Stack, code: str) -> Iterator[str]:
+    """Create another function under the role of the stack's function, until the block ends."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as package:
+        package.writestr("other.py", code)
+    functions, name = stack.aws.lambda_(), "other-function"
+    functions.create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Handler="other.call",
+        Role=stack.aws.iam().get_role(RoleName=role_name(stack))["Role"]["Arn"],
+        Code={"ZipFile": archive.getvalue()},
+        Timeout=30,
+    )
+    try:
+        yield name
+    finally:
+        functions.delete_function(FunctionName=name)
+
+
+@contextmanager
+def without_conditions(stack: Stack) -> Iterator[None]:
+    """Remove the conditions on the permissions of the function's role until the block ends."""
+    iam, role, name = stack.aws.iam(), role_name(stack), "CallsFromFunctionCode"
+    document = cast("Any", iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
+    document = json.loads(document) if isinstance(document, str) else document
+    statements = [
+        {key: value for key, value in one.items() if key != "Condition"} for one in document["Statement"]
+    ]
+    reduced = json.dumps(document | {"Statement": statements})
+    iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=reduced)
+    try:
+        yield
+    finally:
+        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document))
 
 
 class TestFailedEvent:

@@ -18,6 +18,7 @@ from devstack.aws import clean_environment
 from devstack.fake_ecr import READ, FakeEcr, Fault
 from devstack.host import PROJECT
 from tests.e2e.conftest import Stack
+from tests.environment import REQUIRED
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 PYTHON = PROJECT / ".tools/emulator/bin/python"
@@ -66,6 +67,7 @@ def running(
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout),
         "PYTHONDONTWRITEBYTECODE": "1",  # as on Lambda, whose package is read-only
         "POWERTOOLS_SERVICE_NAME": "ecr-allow-pull",
+        **REQUIRED,
         "WORKER_ROLE_ARNS": ROLE,
     }
     log_file = folder / "log"

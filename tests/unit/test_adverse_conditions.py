@@ -16,6 +16,7 @@ from handler.role_knowledge import RoleKnowledge
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 
 ROLES = [f"arn:aws:iam::222222222222:role/unionai-{n:02}-flyteworker-node-group" for n in range(50)]
@@ -74,7 +75,9 @@ class Function:
 
     def invoke(self) -> tuple[Report, dict[str, object] | None]:
         """Run one invocation; return its report and the payload of the continuation."""
-        settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(self.roles)} | self.settings)
+        settings = Settings.from_environment(
+            REQUIRED | {"WORKER_ROLE_ARNS": ",".join(self.roles)} | self.settings
+        )
         registry = Registry(self.ecr.client(read_timeout=2), limiter_without_waits())
         started = self.elapsed()
         request = parse(json.loads(json.dumps(self.payload)), IDENTITY)

@@ -24,6 +24,7 @@ from handler import planner
 from handler.policy import attach
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting
+from tests.environment import REQUIRED
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -92,7 +93,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     def with_settings(region: str = REGION, **settings: str) -> Deployed:
         monkeypatch.setenv("AWS_REGION", region)
         monkeypatch.setenv("AWS_DEFAULT_REGION", region)
-        for variable, value in ({"WORKER_ROLE_ARNS": ROLE} | settings).items():
+        for variable, value in (REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | settings).items():
             monkeypatch.setenv(variable, value)
         deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"), region)
         client = deployed.app.registry._client  # noqa: SLF001 - to count its calls
@@ -368,6 +369,28 @@ class TestUnlistedRoles:
 
         assert function.policy("team/app") == document(allow_pull(OTHER_ROLE, ROLE))
         assert report["repositories"][0]["added"] == {"AllowPull": [ROLE]}
+        assert report["repositories"][0]["unlisted"] == {"AllowPull": [OTHER_ROLE]}
+
+    def test_are_listed_logged_and_counted_although_nothing_changes(
+        self, start: Start, logged: Callable[[], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function = start()
+        function.create("team/app", policy=document(allow_pull(OTHER_ROLE, ROLE)))
+        function.create("team/other", policy=document(allow_pull(ROLE)))
+
+        report = function.invoke({"repositories": ["*"]})
+
+        assert report["outcomes"] == {"unchanged": 2}
+        assert report["unlisted"] == 1
+        assert report["repositories"][0] == {
+            "repository": "team/app",
+            "outcome": "unchanged",
+            "unlisted": {"AllowPull": [OTHER_ROLE]},
+        }
+        (line,) = [line for line in logged() if line["message"] == "unlisted principals"]
+        assert (line["level"], line["repository"]) == ("WARNING", "team/app")
+        assert line["unlisted"] == {"AllowPull": [OTHER_ROLE]}
+        assert emitted_metrics(capsys.readouterr().out)["UnlistedPrincipals"] == 1
 
     def test_are_removed_on_request_and_reported(self, start: Start) -> None:
         function = start(REMOVE_UNLISTED_ROLES="true")

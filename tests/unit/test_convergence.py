@@ -15,6 +15,7 @@ from handler.report import Report, RepositoriesFailed
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 
 WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "ab"]
@@ -69,7 +70,7 @@ class ConvergenceMachine(RuleBasedStateMachine):
         self.ecr = self.exit_stack.enter_context(FakeEcr().serving())
         self.ecr.create_role(*WORKERS, *OTHER_PRINCIPALS)
         self.registry = Registry(self.ecr.client(), limiter_without_waits())
-        self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(WORKERS)})
+        self.settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ",".join(WORKERS)})
         self.last_foreign_policies: dict[str, Json | None] = {}
         self.events: list[Json] = []
         self.during_backoff: list[tuple[str, Json]] = []

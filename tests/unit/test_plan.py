@@ -26,6 +26,7 @@ from handler.settings import Settings
 from handler.sweep import Sweep
 from scripts import plan, plan_picture
 from scripts.plan_client import READS, CallRefused, connect
+from tests.environment import REQUIRED
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -132,9 +133,7 @@ class TestCannotWrite:
         self, ecr: FakeEcr, client: "ECRClient"
     ) -> None:
         ecr.create_repository("team/app")
-        settings = Settings.from_environment(
-            {"WORKER_ROLE_ARNS": ROLE, "REPOSITORIES": "*", "MODE": "enforce"}
-        )
+        settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
 
         (result,) = Sweep(Request(("team/app",)), settings, Registry(client), lambda: 60.0).run()
 
@@ -328,7 +327,10 @@ class TestError:
                 {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"},
                 "ECR cannot be reached: check the network",
             ),
-            ({"WORKER_ROLE_ARNS": None}, "WORKER_ROLE_ARNS is '': list the ARN of at least one worker role"),
+            (
+                {"WORKER_ROLE_ARNS": None},
+                "WORKER_ROLE_ARNS is '': list the ARN of at least one worker role",
+            ),
             ({"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:user/x"}, "is an IAM user; use the role"),
             ({"REPOSITORIES": "Team/*"}, "REPOSITORIES is 'Team/*'"),
         ],

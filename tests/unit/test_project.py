@@ -38,8 +38,8 @@ MODULES = {
     "listing": {"registry", "request", "retry", "scope"},
     "planner": {"grants", "policy", "policy_document"},
     "reconciler": {
-        *("denials", "grants", "observability", "planner", "policy_document", "policy_writer", "registry"),
-        *("rejections", "result", "retry"),
+        *("denials", "grants", "observability", "planner", "policy", "policy_document", "policy_writer"),
+        *("registry", "rejections", "result", "retry"),
     },
     "policy_writer": {
         "grants",
@@ -61,7 +61,7 @@ MODULES = {
     "registry_policy": {"denials", "grants", "policy_document", "registry", "settings"},
     "rate_limiter": set(),
     "retry": set(),
-    "report": {"denials", "observability", "registry_policy", "request", "result"},
+    "report": {"denials", "grants", "observability", "registry_policy", "request", "result"},
     "observability": set(),
     "triggers": {"request", "scope"},
     "request": {"scope"},

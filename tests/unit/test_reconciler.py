@@ -16,6 +16,7 @@ from handler.report import Report, RepositoriesFailed
 from handler.request import Request
 from handler.settings import Settings
 from handler.sweep import Sweep
+from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
 
@@ -60,7 +61,7 @@ class Function:
     backoffs: int = 0
 
     def reconcile(self, *names: str, dry_run: bool = False, seconds: float = 900, **settings: str) -> Report:
-        environment = {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings
+        environment = REQUIRED | {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings
         started = time.monotonic()
         request = Request(names or ("app",), dry_run=dry_run, may_be_new=self.may_be_new)
         sweep = Sweep(
@@ -89,7 +90,7 @@ def ecr() -> Iterator[FakeEcr]:
 
 @pytest.fixture
 def function(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Function:
-    function = Function(ecr, Registry(ecr.client(read_timeout=0.2), limiter_without_waits()))
+    function = Function(ecr, Registry(ecr.client(read_timeout=0.5), limiter_without_waits()))
     monkeypatch.setattr("handler.retry.time.sleep", function.sleep)
     return function
 
@@ -416,9 +417,81 @@ class TestAMissingRole:
         ecr.delete_role(A)
         ecr.create_repository("app", policy=document(grant(B)))
 
-        function.reconcile(REMOVE_UNLISTED_ROLES="true")
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
 
         assert ecr.get_policy("app") == normalized(document(grant(B)))
+        assert repository_details(report)["unlisted"] == {"AllowPull": [B]}
+        assert repository_details(report)["not_removed"] == ["AllowPull"]
+
+    def test_is_reported_as_the_reason_why_nothing_was_removed(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        function.roles = (A, C)
+        ecr.delete_role(A)
+        ecr.delete_role(C)
+        ecr.create_repository("app-1", "app-2", policy=document(grant(B)))
+        ecr.create_repository("app-3")
+
+        report = function.reconcile("app-1", "app-2", "app-3", REMOVE_UNLISTED_ROLES="true")
+
+        sentence = "nothing was removed in 2 repositories, because none of the configured roles exists"
+        assert report.answer()["not_removed"] == [
+            {"grant": "AllowPull", "repositories": 2, "reason": sentence}
+        ]
+        with pytest.raises(RepositoriesFailed, match=f"AllowPull: {sentence}"):
+            report.raise_for_failures()
+
+    def test_is_proved_in_the_only_repository_if_it_prevents_a_removal(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.delete_role(A)
+        ecr.create_repository("app", policy=document(push(CI), grant(B)))
+
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
+
+        assert ecr.get_policy("app") == normalized(document(push(CI), grant(B)))
+        assert repository_details(report)["refused"] == [A]
+        assert repository_details(report)["not_removed"] == ["AllowPull"]
+
+    def test_is_named_for_the_grant_without_an_existing_role_only(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        describe = {"Sid": "AllowDescribeImages", "Action": ["ecr:DescribeImages"]}
+        ecr.delete_role(C)
+        ecr.create_repository("app", policy=document(grant(A, B), grant(B) | describe))
+
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true", DESCRIBE_ROLE_ARNS=C)
+
+        assert repository_details(report)["removed"] == {"AllowPull": [B]}
+        assert repository_details(report)["not_removed"] == ["AllowDescribeImages"]
+
+    def test_does_not_prevent_the_removal_of_unlisted_roles_in_the_only_repository(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        function.roles = (A, C)
+        ecr.delete_role(C)
+        ecr.create_repository("app", policy=document(grant(A, B)))
+
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
+
+        assert ecr.get_policy("app") == normalized(document(grant(A)))
+        assert repository_details(report)["removed"] == {"AllowPull": [B]}
+        assert repository_details(report)["refused"] == [C]
+
+    @pytest.mark.parametrize("missing", [(), (C,)])
+    def test_is_not_reported_if_a_configured_role_exists(
+        self, ecr: FakeEcr, function: Function, missing: tuple[str, ...]
+    ) -> None:
+        function.roles = (A, C)
+        for role in missing:
+            ecr.delete_role(role)
+        ecr.create_repository("app", policy=document(grant(B)))
+
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
+
+        assert repository_details(report)["removed"] == {"AllowPull": [B]}
+        assert "unlisted" not in repository_details(report)
+        assert "not_removed" not in report.answer()
 
     def test_is_not_assumed_for_the_whole_sweep_after_a_rejection_in_one_repository(
         self, ecr: FakeEcr, function: Function
@@ -517,6 +590,7 @@ class TestTheIdOfADeletedRole:
             "outcome": "attached",
             "added": {"AllowPull": [A]},
             "removed": {"AllowPull": [deleted_id]},
+            "unlisted": {"AllowPull": [CI]},
         }
 
     def test_stays_in_our_statement_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:

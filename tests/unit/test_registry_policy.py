@@ -12,6 +12,7 @@ from handler.registry_policy import RegistryPolicy, Status, evaluate, read
 from handler.report import Report
 from handler.request import Request
 from handler.settings import Settings
+from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 
 A, B = (f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in (2, 3))
@@ -120,9 +121,7 @@ def ecr() -> Iterator[FakeEcr]:
 
 
 def read_from(ecr: FakeEcr) -> RegistryPolicy:
-    settings = Settings.from_environment(
-        {"WORKER_ROLE_ARNS": f"{A},{B}", "REPOSITORIES": "*", "MODE": "enforce"}
-    )
+    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": f"{A},{B}"})
     return read(Registry(ecr.client(), limiter_without_waits()), settings, PREFIX)
 
 

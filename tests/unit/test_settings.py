@@ -4,12 +4,13 @@ import pytest
 
 from handler.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.settings import InvalidSetting, Settings
+from tests.environment import REQUIRED
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 
 
 def settings(**variables: str) -> Settings:
-    return Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | variables)
+    return Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | variables)
 
 
 def error_message(**variables: str) -> str:
@@ -18,13 +19,30 @@ def error_message(**variables: str) -> str:
     return str(caught.value)
 
 
-def test_only_the_role_is_required() -> None:
+def test_the_required_variables_suffice() -> None:
     loaded = settings()
 
     assert loaded.worker_role_arns == (ROLE,)
     assert "any/repository" in loaded.scope
     assert not loaded.plan
     assert not loaded.remove_unlisted_roles
+    assert loaded.role_name == "ecr-allow-pull-Role"
+
+
+@pytest.mark.parametrize("variable", ["WORKER_ROLE_ARNS", "REPOSITORIES", "MODE", "ROLE_NAME"])
+def test_a_missing_required_variable_is_rejected_with_the_fix(variable: str) -> None:
+    environment = {name: value for name, value in REQUIRED.items() if name != variable}
+
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_environment(environment)
+
+    assert str(caught.value).startswith(f"{variable} is missing: ")
+    assert "Set all variables that the template sets" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "arn:aws:iam::111122223333:role/r", "path/name", "*", "r" * 65])
+def test_a_value_that_is_no_role_name_is_rejected(value: str) -> None:
+    assert "use the name of the function's role" in error_message(ROLE_NAME=value)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +76,6 @@ def test_an_empty_role_list_is_rejected_with_an_example(value: str) -> None:
 
     assert message.startswith(f"WORKER_ROLE_ARNS is {value!r}: ")
     assert "arn:aws:iam::222222222222:role/" in message
-
-
-def test_a_missing_role_variable_is_rejected() -> None:
-    with pytest.raises(InvalidSetting, match="WORKER_ROLE_ARNS"):
-        Settings.from_environment({})
 
 
 @pytest.mark.parametrize(

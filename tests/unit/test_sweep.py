@@ -22,6 +22,7 @@ from handler.result import Outcome, Result
 from handler.settings import Settings
 from handler.sweep import OutOfTime, Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull, pull_roles
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Lambda:
         self.registry = registry
         self.timeout = timeout
         self.duplicates = duplicates
-        self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE} | settings)
+        self.settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | settings)
         self.between_invocations: Callable[[], object] = lambda: None
         self.invocations = 0
         self.longest_invocation = 0.0
@@ -159,7 +160,7 @@ def test_a_continuation_delivered_twice_writes_each_policy_once() -> None:
 
 def test_an_invocation_ends_before_its_timeout() -> None:
     registry = SimulatedRegistry(shuffled(5_000))
-    settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
 
     sweep = Sweep(Request(("*",)), settings, registry, lambda: 30 - registry.time)  # type: ignore[arg-type]
     run(sweep)
@@ -306,7 +307,7 @@ def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
 
 def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_continuing_forever() -> None:
     registry = SimulatedRegistry(shuffled(10))
-    settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
     times = iter([10.0])
 
     with pytest.raises(OutOfTime, match="raise the function timeout"):
@@ -315,7 +316,7 @@ def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_conti
 
 def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = SimulatedRegistry(["app"])
-    settings = Settings.from_environment({"WORKER_ROLE_ARNS": ROLE})
+    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
     reads = 0
 
     def throttle(_: str) -> None:
@@ -388,7 +389,9 @@ class TestPatterns:
 
 def test_two_functions_that_reconcile_the_same_repository_concurrently_converge() -> None:
     other = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
-    ours, theirs = (Settings.from_environment({"WORKER_ROLE_ARNS": role}) for role in (ROLE, other))
+    ours, theirs = (
+        Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": role}) for role in (ROLE, other)
+    )
     both_have_read = threading.Barrier(2, timeout=5)
 
     class Shared(SimulatedRegistry):

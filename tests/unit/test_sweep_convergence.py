@@ -16,6 +16,7 @@ from handler.report import Report, RepositoriesFailed
 from handler.settings import Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, parse
+from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
 
@@ -70,7 +71,7 @@ class SweepMachine(RuleBasedStateMachine):
         self.exit_stack = ExitStack()
         self.ecr = FakeEcr()
         self.ecr.create_role(*WORKERS, *RETIRED, VENDOR)
-        self.settings = Settings.from_environment({"WORKER_ROLE_ARNS": ",".join(WORKERS)})
+        self.settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ",".join(WORKERS)})
         self.kinds: dict[str, str] = {}
         self.waits = 0.0
         self.last: dict[str, Result] = {}

@@ -16,6 +16,7 @@ from handler.policy import attach, granted
 from handler.policy_document import parse
 from handler.settings import Settings
 from scripts import permissions_page
+from tests.environment import REQUIRED
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
@@ -57,6 +58,26 @@ def test_only_lambda_can_assume_the_function_role_and_the_role_has_no_managed_po
     assert role["AssumeRolePolicyDocument"]["Statement"] == [
         {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
     ]
+
+
+def test_the_role_reaches_ecr_and_the_function_from_the_code_of_the_function_only(
+    resources: dict[str, Resource],
+) -> None:
+    (role_policy,) = of_type(resources, "AWS::IAM::Policy")
+    inline = [
+        statement
+        for policy in resources["Role"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+
+    assert role_policy["Roles"] == [{"Ref": "Role"}]
+    for statement in role_policy["PolicyDocument"]["Statement"]:
+        assert statement["Condition"] == {
+            "ArnEquals": {"lambda:SourceFunctionArn": {"Fn::GetAtt": ["Function", "Arn"]}}
+        }
+    # Lambda itself makes these calls, and some without the key.
+    assert all("Condition" not in statement for statement in inline)
+    assert not any("ecr:" in json.dumps(one) or "lambda:" in json.dumps(one) for one in inline)
 
 
 def test_only_the_rules_of_the_stack_may_invoke_the_function(resources: dict[str, Resource]) -> None:
@@ -185,17 +206,33 @@ def test_the_dashboard_name_includes_the_region_because_dashboards_are_global(
     assert dashboard["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
 
 
-def test_only_alarms_on_a_lasting_state_notify_on_recovery(resources: dict[str, Resource]) -> None:
+def test_an_old_message_in_the_dead_letter_queue_cannot_hold_the_alarm(
+    resources: dict[str, Resource],
+) -> None:
+    alarm = resources["DeadLetterQueueMessageSent"]["Properties"]
+
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "NumberOfMessagesSent")
+    assert (alarm["Statistic"], alarm["EvaluationPeriods"], alarm["Threshold"]) == ("Sum", 1, 1)
+
+
+def test_the_saved_queries_are_those_of_the_runbook(resources: dict[str, Resource]) -> None:
+    names = {
+        query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/")
+        for query in of_type(resources, "AWS::Logs::QueryDefinition")
+    }
+    runbook = (PROJECT / "docs/operations.md").read_text()
+
+    assert set(re.findall(r"^\| \*([a-z ]+)\* \|", runbook, re.MULTILINE)) == names
+
+
+def test_only_the_alarm_on_throttling_notifies_on_recovery(resources: dict[str, Resource]) -> None:
     alarms = {
         name: resource["Properties"]
         for name, resource in resources.items()
         if resource["Type"].endswith("::Alarm")
     }
 
-    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {
-        "DeadLetterQueueNotEmpty",
-        "FunctionThrottled",
-    }
+    assert {name for name, alarm in alarms.items() if "OKActions" in alarm} == {"FunctionThrottled"}
 
 
 def test_the_author_is_valid_for_the_serverless_application_repository(source: dict[str, Any]) -> None:
@@ -405,8 +442,8 @@ def test_every_setting_is_a_parameter_with_the_default_of_the_function(
         "MODE",
         "REMOVE_UNLISTED_ROLES",
     }
-    assert Settings.from_environment(defaults) == Settings.from_environment(
-        {"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:role/r"}
+    assert Settings.from_environment(REQUIRED | defaults) == Settings.from_environment(
+        REQUIRED | {"WORKER_ROLE_ARNS": "arn:aws:iam::222222222222:role/r"}
     )
 
 
@@ -461,12 +498,11 @@ class TestTheCreationTemplate:
         )
 
         settings = Settings.from_environment(
-            {
+            REQUIRED
+            | {
                 "WORKER_ROLE_ARNS": workers,
                 "DESCRIBE_ROLE_ARNS": describers,
                 "PULL_THROUGH_CACHE_REPOSITORIES": cache,
-                "REPOSITORIES": "*",
-                "MODE": "enforce",
             }
         )
         policy = parse(text)

@@ -1,0 +1,10 @@
+"""The environment of the function, as the template sets it, for tests that change one variable."""
+
+WORKER_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+# The variables without which the function reconciles nothing.
+REQUIRED = {
+    "WORKER_ROLE_ARNS": WORKER_ROLE,
+    "REPOSITORIES": "*",
+    "MODE": "enforce",
+    "ROLE_NAME": "ecr-allow-pull-Role",
+}
