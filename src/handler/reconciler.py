@@ -99,12 +99,12 @@ class _Reconciliation:
         )
 
     def _not_removed(self, unlisted: Iterable[Entry], refused: Sequence[str]) -> tuple[str, ...]:
-        """Return the Sids that keep unlisted entries because every role of the grant is refused."""
+        """Return the Sids that keep unlisted entries because no accepted role could take their place."""
         kept = {entry.sid for entry in unlisted} if self._remove_unlisted else set()
         return tuple(
             grant.sid
             for grant in self._grants
-            if grant.sid in kept and grant.roles and set(grant.roles) <= set(refused)
+            if grant.sid in kept and refused and set(grant.roles) <= set(refused)
         )
 
     def _grant(self, roles: Sequence[str]) -> dict[str, Rejection]:

@@ -465,6 +465,18 @@ class TestAMissingRole:
         assert repository_details(report)["removed"] == {"AllowPull": [B]}
         assert repository_details(report)["not_removed"] == ["AllowDescribeImages"]
 
+    def test_is_named_for_the_only_statement_if_its_grant_has_no_configured_roles(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        describe = {"Sid": "AllowDescribeImages", "Action": ["ecr:DescribeImages"]}
+        ecr.delete_role(A)
+        ecr.create_repository("app", policy=document(grant(B) | describe))
+
+        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
+
+        assert ecr.get_policy("app") == normalized(document(grant(B) | describe))
+        assert repository_details(report)["not_removed"] == ["AllowDescribeImages"]
+
     def test_does_not_prevent_the_removal_of_unlisted_roles_in_the_only_repository(
         self, ecr: FakeEcr, function: Function
     ) -> None:
