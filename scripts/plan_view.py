@@ -14,13 +14,13 @@ from handler.registry_policy import Status
 from scripts.plan_result import by_change, by_denial, by_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Sized
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from handler.denials import Denial
     from handler.registry_policy import RegistryPolicy
-    from scripts.plan_result import Plan
+    from scripts.plan_result import Change, Plan
 
 _MAX_NAMES = 12  # repositories that a group names; --json lists all
 _MAX_GROUPS = 10
@@ -126,32 +126,41 @@ def _denial(denial: Denial) -> str:
     return f"{denial.statement} denies {denial.grant}{condition} to {', '.join(denial.roles)}"
 
 
-def _show_changes(plan: Plan, console: Console) -> None:
-    groups = by_change(plan.to_change)
+def _show_groups[K](
+    groups: Mapping[K, Sequence[str]],
+    heading: str,
+    lines: Callable[[K], Iterable[tuple[str, str]]],
+    kind: str,
+    console: Console,
+) -> None:
+    """Print the largest groups, each with its lines, which are texts with a style, and its repositories."""
     for group, repositories in list(groups.items())[:_MAX_GROUPS]:
-        console.print(f"\n[bold]{_repositories(len(repositories))} would change[/]")
-        for change in group:
-            _print_line(f"{change.sign} {change.sid}  {change.principal}", _COLORS[change.sign], console)
+        console.print(f"\n{heading.format(_repositories(len(repositories)))}")
+        for text, style in lines(group):
+            _print_line(text, style, console)
         _print_names(repositories, console)
-    _print_omitted(groups, "kinds of change", console)
+    if len(groups) > _MAX_GROUPS:
+        console.print(f"\n[dim]… and {len(groups) - _MAX_GROUPS:,} more {kind}: see --json[/]")
+
+
+def _change_lines(changes: Iterable[Change]) -> list[tuple[str, str]]:
+    return [(f"{one.sign} {one.sid}  {one.principal}", _COLORS[one.sign]) for one in changes]
+
+
+def _show_changes(plan: Plan, console: Console) -> None:
+    heading = "[bold]{} would change[/]"
+    _show_groups(by_change(plan.to_change), heading, _change_lines, "kinds of change", console)
 
 
 def _show_denied(plan: Plan, console: Console) -> None:
-    groups = by_denial(plan.denied)
-    for denial, repositories in list(groups.items())[:_MAX_GROUPS]:
-        console.print(f"\n[bold magenta]{_repositories(len(repositories))} denied by a foreign statement[/]")
-        _print_line(_denial(denial), "magenta", console)
-        _print_names(repositories, console)
-    _print_omitted(groups, "statements that deny a grant", console)
+    heading = "[bold magenta]{} denied by a foreign statement[/]"
+    kind = "statements that deny a grant"
+    _show_groups(by_denial(plan.denied), heading, lambda one: [(_denial(one), "magenta")], kind, console)
 
 
 def _show_failed(plan: Plan, console: Console) -> None:
-    groups = by_reason(plan.failed)
-    for reason, repositories in list(groups.items())[:_MAX_GROUPS]:
-        console.print(f"\n[bold red]{_repositories(len(repositories))} failed[/]")
-        _print_line(reason, "red", console)
-        _print_names(repositories, console)
-    _print_omitted(groups, "reasons", console)
+    heading = "[bold red]{} failed[/]"
+    _show_groups(by_reason(plan.failed), heading, lambda reason: [(reason, "red")], "reasons", console)
 
 
 def _print_line(text: str, style: str, console: Console) -> None:
@@ -161,11 +170,6 @@ def _print_line(text: str, style: str, console: Console) -> None:
 def _print_names(repositories: Sequence[str], console: Console) -> None:
     more = f", … and {len(repositories) - _MAX_NAMES:,} more" if len(repositories) > _MAX_NAMES else ""
     console.print(Padding(Text(", ".join(repositories[:_MAX_NAMES]) + more), (0, 0, 0, 4), expand=False))
-
-
-def _print_omitted(groups: Sized, kind: str, console: Console) -> None:
-    if len(groups) > _MAX_GROUPS:
-        console.print(f"\n[dim]… and {len(groups) - _MAX_GROUPS:,} more {kind}: see --json[/]")
 
 
 def _summary(plan: Plan) -> str:

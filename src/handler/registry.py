@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import boto3
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_ecr.type_defs import (
+        GetRegistryPolicyResponseTypeDef,
+        GetRepositoryPolicyResponseTypeDef,
+    )
 
 # Calls that may be in flight at once, each with a connection of its own.
 MAX_CONCURRENCY = 24
@@ -109,13 +114,8 @@ class Registry:
             RepositoryNotFound: there is no such repository.
             RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
         """
-        permit = self._rate_limiter.acquire()
-        try:
-            return self._call(permit, self._client.get_repository_policy, repositoryName=name)["policyText"]
-        except PolicyNotFound:
-            return None
-        except KeyError as error:
-            raise Unavailable(f"ECR's answer to GetRepositoryPolicy has no {error}") from None
+        read = partial(self._client.get_repository_policy, repositoryName=name)
+        return self._policy_text("GetRepositoryPolicy", read)
 
     def get_registry_policy(self) -> str | None:
         """Read the text of the registry's own policy, or None if it has none.
@@ -123,13 +123,7 @@ class Registry:
         Raises:
             RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
         """
-        permit = self._rate_limiter.acquire()
-        try:
-            return self._call(permit, self._client.get_registry_policy)["policyText"]
-        except PolicyNotFound:
-            return None
-        except KeyError as error:
-            raise Unavailable(f"ECR's answer to GetRegistryPolicy has no {error}") from None
+        return self._policy_text("GetRegistryPolicy", self._client.get_registry_policy)
 
     def set_policy(self, name: str, text: str) -> None:
         """Replace a repository's policy, whatever it is by now: ECR has no conditional write.
@@ -141,6 +135,18 @@ class Registry:
         """
         permit = self._rate_limiter.acquire_for_write()
         self._call(permit, self._client.set_repository_policy, repositoryName=name, policyText=text)
+
+    def _policy_text(
+        self,
+        operation_name: str,
+        read: Callable[[], GetRepositoryPolicyResponseTypeDef | GetRegistryPolicyResponseTypeDef],
+    ) -> str | None:
+        try:
+            return self._call(self._rate_limiter.acquire(), read)["policyText"]
+        except PolicyNotFound:
+            return None
+        except KeyError as error:
+            raise Unavailable(f"ECR's answer to {operation_name} has no {error}") from None
 
     def _call[**P, T](
         self, permit: Permit, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
