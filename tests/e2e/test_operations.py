@@ -13,12 +13,13 @@ from devstack.aws import STACK
 from scripts.permissions_page import Permission, permissions
 from tests.e2e.conftest import ALLOW_PULL, Stack
 
-# The permissions that the embedded AWS enforces, with a payload that needs each.
+# The permissions that the embedded AWS enforces, with the pattern of a payload that needs each. Each has a
+# repository of its own, which no late event of another test can name.
 ENFORCED = {
-    "ecr:DescribeRepositories": {"repositories": ["allowed/*"]},
-    "ecr:GetRepositoryPolicy": {"repositories": ["allowed/app"]},
-    "ecr:SetRepositoryPolicy": {"repositories": ["allowed/app"]},
-    "ecr:GetRegistryPolicy": {"repositories": ["allowed/app"]},
+    "ecr:DescribeRepositories": "describe/*",
+    "ecr:GetRepositoryPolicy": "get/app",
+    "ecr:SetRepositoryPolicy": "set/app",
+    "ecr:GetRegistryPolicy": "registry/app",
 }
 
 
@@ -32,15 +33,14 @@ def test_each_permission_is_needed_and_the_error_names_a_missing_one(
     if action == "lambda:InvokeFunction":
         error = continuation_error_without_permission(stack)
     else:
+        payload = {"repositories": [ENFORCED[action]]}
         with stack.only_rules():
-            if "allowed/app" not in {one["repositoryName"] for one in repositories(stack)}:
-                stack.create_repository("allowed/app")
+            stack.create_repository(ENFORCED[action].replace("*", "app"))
             with without_permission(stack, action):
-                response = stack.invoke(ENFORCED[action])
+                response = stack.invoke(payload)
                 # Without the registry's policy, everything else is done.
                 error = response.get("errorMessage") or response["registry_policy"]["note"]
-            assert "errorMessage" not in stack.invoke(ENFORCED[action])
-            stack.registry.delete_repository(repositoryName="allowed/app")
+            assert "errorMessage" not in stack.invoke(payload)
 
     assert action.partition(":")[2].removesuffix("Function") in error
     assert "not authorized" in error or "AccessDenied" in error
@@ -236,10 +236,6 @@ def without_permission(stack: Stack, action: str) -> Iterator[None]:
 def role_name(stack: Stack) -> str:
     found = stack.aws.cloudformation().describe_stack_resource(StackName=STACK, LogicalResourceId="Role")
     return found["StackResourceDetail"]["PhysicalResourceId"]
-
-
-def repositories(stack: Stack) -> list[Any]:
-    return list(stack.registry.describe_repositories()["repositories"])
 
 
 def dead_letters(stack: Stack) -> list[dict[str, Any]]:

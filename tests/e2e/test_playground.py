@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def wait_until(condition: Callable[[], object], describe: Callable[[], str] = st
 
 def processes() -> list[tuple[int, int, int, str]]:
     """Return the pid, the parent's pid, the process group and the command of every process."""
+    # Without -ww, ps cuts the command at COLUMNS.
     table = subprocess.run(
-        ["/bin/ps", "-A", "-o", "pid=,ppid=,pgid=,args="], capture_output=True, text=True, check=True
+        ["/bin/ps", "-A", "-ww", "-o", "pid=,ppid=,pgid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = (line.split(maxsplit=3) for line in table.splitlines())
     return [(int(pid), int(parent), int(group), args) for pid, parent, group, args in rows]
@@ -134,20 +136,27 @@ def start(folder: Path, port: int) -> Playground:
     return Playground(parent, port, folder)
 
 
+@contextmanager
+def started_playground(folder: Path) -> Iterator[Playground]:
+    """Start a playground, and end it with the block, also where a test fails."""
+    started = start(folder, free_port())
+    try:
+        yield started
+    finally:
+        if started.parent.poll() is None:
+            os.killpg(started.parent.pid, signal.SIGTERM)
+        started.parent.wait(timeout=TIMEOUT)
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    started = start(tmp_path_factory.mktemp("playground"), free_port())
-    try:
+    with started_playground(tmp_path_factory.mktemp("playground")) as started:
         wait_until(
             lambda: "What happens" in started.output or started.parent.poll() is not None,
             lambda: started.output,
         )
         assert started.parent.poll() is None, started.output
         yield started
-    finally:
-        if started.parent.poll() is None:
-            os.killpg(started.parent.pid, signal.SIGTERM)
-        started.parent.wait(timeout=TIMEOUT)
 
 
 def statements(policy: str) -> list[Any]:
@@ -361,13 +370,13 @@ def test_without_docker_no_command_needs_docker() -> None:
 class TestLeavesNothingRunning:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_after_a_signal(self, tmp_path: Path, number: signal.Signals) -> None:
-        started = start(tmp_path, free_port())
-        wait_until(lambda: playground.is_embedded_aws(started.port), lambda: started.output)
-        group = emulator_group(started.pid)
+        with started_playground(tmp_path) as started:
+            wait_until(lambda: playground.is_embedded_aws(started.port), lambda: started.output)
+            group = emulator_group(started.pid)
 
-        os.kill(started.pid, number)
+            os.kill(started.pid, number)
 
-        assert started.parent.wait(timeout=TIMEOUT) == 0
+            assert started.parent.wait(timeout=TIMEOUT) == 0
         assert started.output.splitlines()[-1] == "Stopped. All processes have exited."
         assert nothing_runs(group)
         assert [each.name for each in tmp_path.iterdir()] == ["output"]
@@ -379,9 +388,11 @@ class TestLeavesNothingRunning:
             [sys.executable, "-c", script.format(port)],
             cwd=PROJECT, env=clean_environment() | {"TMPDIR": str(tmp_path)},
         ) as process:  # fmt: skip
-            wait_until(lambda: playground.is_embedded_aws(port))
-            group = emulator_group(process.pid)
-            process.kill()
+            try:
+                wait_until(lambda: playground.is_embedded_aws(port))
+                group = emulator_group(process.pid)
+            finally:
+                process.kill()
 
         wait_until(lambda: nothing_runs(group))
         assert not list(tmp_path.iterdir())
