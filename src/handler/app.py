@@ -12,8 +12,9 @@ gc.disable()
 from handler import registry_policy
 from handler.observability import logger
 from handler.registry import Registry
-from handler.report import Report, log_invalid_input
+from handler.report import Report
 from handler.request import InvalidEvent
+from handler.result_log import log_invalid_input
 from handler.settings import InvalidSetting, Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, event_id, parse
@@ -79,7 +80,7 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
     finally:
         report.log()
     report.raise_for_failures()
-    return report.answer()
+    return report.response()
 
 
 def function_identity(context: LambdaContext, role_name: str) -> FunctionIdentity:

@@ -9,7 +9,7 @@ from handler.grants import ACTIONS, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy import foreign, is_deleted
 from handler.policy_document import Policy, Statement, strings
 
-# A policy can hold a hundred denials, and the answer has a maximum size.
+# A policy can hold a hundred denials, and the response has a maximum size.
 _MAX_DENIALS = 10
 # Statements, their elements, and what a principal or a condition holds.
 _POLICY_LEVELS = 6

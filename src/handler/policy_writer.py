@@ -134,7 +134,7 @@ class PolicyWriter:
                 self._context.registry.set_policy(self._name, text)
             except Throttled:
                 raise
-            except Unavailable:  # the answer was lost, and the write may have been applied
+            except Unavailable:  # the response was lost, and the write may have been applied
                 self._record_change(gained, lost)
                 raise
             self._context.knowledge.record_existing(self._roles_in(granted(wanted)))

@@ -105,7 +105,7 @@ class Registry:
         try:
             return [each["repositoryName"] for each in response["repositories"]], response.get("nextToken")
         except KeyError as error:
-            raise Unavailable(f"ECR's answer to DescribeRepositories has no {error}") from None
+            raise Unavailable(f"ECR's response to DescribeRepositories has no {error}") from None
 
     def get_policy(self, name: str) -> str | None:
         """Read the text of a repository's policy, or None if it has none.
@@ -146,7 +146,7 @@ class Registry:
         except PolicyNotFound:
             return None
         except KeyError as error:
-            raise Unavailable(f"ECR's answer to {operation_name} has no {error}") from None
+            raise Unavailable(f"ECR's response to {operation_name} has no {error}") from None
 
     def _call[**P, T](
         self, permit: Permit, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -1,39 +1,25 @@
-"""The report: what one invocation did, as it is logged and answered."""
+"""The report: what one invocation did, as it is logged and returned."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from handler.denials import Denial
-from handler.grants import Entry
 from handler.observability import emit_metrics, logger
 from handler.registry_policy import RegistryPolicy
 from handler.request import Request
-from handler.result import Outcome, Result, Severity, by_grant
+from handler.result import Outcome, Result, Severity
+from handler.result_log import WHY_REFUSED, ResultLog, log_denials
 
-# The answer and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
+# The response and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS = 100
 _MAX_DETAILS_SIZE = 200_000  # characters
 _MAX_NAMED = 10
-# An unlisted principal is logged for so many repositories, and all of them in so many lines of an invocation.
-_MAX_UNLISTED_REPOSITORIES = 100
-_MAX_UNLISTED_LINES = 1_000
-
-_WHY_REFUSED = (
-    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "
-    "or DescribeRoleArns"
-)
 
 
 class RepositoriesFailed(Exception):
     """Some repositories lack a grant for a role; all else was done."""
-
-
-def log_invalid_input(error: Exception) -> None:
-    """Log and count an invalid event or setting."""
-    logger.error("invalid input", extra={"reason": str(error)})
-    emit_metrics({"InvalidInput": 1}, {})
 
 
 class Report:
@@ -58,19 +44,19 @@ class Report:
         self._not_removed: Counter[str] = Counter()
         self._unlisted = 0
         self._unlisted_entries = 0
-        self._unlisted_logged = Counter[Entry]()
-        self._unlisted_lines = 0
         self._denied = 0
         self._pulls_denied = 0
         self._pulls_denied_conditionally = 0
         self._registry_policy: RegistryPolicy | None = None
+        self._log = ResultLog(drift=request.after_policy_change)
         self._details: dict[Severity, list[Result]] = {severity: [] for severity in Severity}
 
     def add_registry_policy(self, policy: RegistryPolicy) -> None:
         """Add what the registry's policy says on the grants. Its denial counts as one of a repository."""
         self._registry_policy = policy
+        self._count_denials(policy.denied_by)
         if policy.denied_by:
-            self._add_denials(policy.denied_by, policy.details())
+            log_denials(policy.denied_by, policy.details())
 
     def add(self, result: Result) -> None:
         """Count a result, and log it unless nothing changed."""
@@ -79,38 +65,22 @@ class Report:
         self._severities[severity] += 1
         if len(self._details[severity]) < _MAX_DETAILS:
             self._details[severity].append(result)
-        for role in result.refused:
-            if role not in self._refused:
-                logger.error("role refused", extra={"role": role, "reason": _WHY_REFUSED})
-            self._refused[role] += 1
-        if result.denied_by:
-            self._add_denials(result.denied_by, result.details())
-            self._denied += 1
+        self._refused.update(result.refused)
         self._not_removed.update(result.not_removed)
-        if result.unlisted:
-            self._add_unlisted(result)
-        _log(result, drift=self._request.after_policy_change)
+        self._count_denials(result.denied_by)
+        self._denied += bool(result.denied_by)
+        self._unlisted += bool(result.unlisted)
+        self._unlisted_entries += len(result.unlisted)
+        self._log.add(result)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
 
-    def _add_denials(self, denials: Sequence[Denial], details: Mapping[str, object]) -> None:
+    def _count_denials(self, denials: Sequence[Denial]) -> None:
         refusing = [denial for denial in denials if denial.refuses_pull]
         always = any(not denial.conditional for denial in refusing)
         self._pulls_denied += always
         self._pulls_denied_conditionally += bool(refusing) and not always
-        logger.warning("pull denied" if refusing else "grant denied", extra=details)
-
-    def _add_unlisted(self, result: Result) -> None:
-        self._unlisted += 1
-        self._unlisted_entries += len(result.unlisted)
-        if self._unlisted_lines == _MAX_UNLISTED_LINES:
-            return
-        if any(self._unlisted_logged[entry] < _MAX_UNLISTED_REPOSITORIES for entry in result.unlisted):
-            self._unlisted_logged.update(result.unlisted)
-            self._unlisted_lines += 1
-            details = {"repository": result.repository, "unlisted": by_grant(result.unlisted)}
-            logger.warning("unlisted principals", extra=details)
 
     def log(self) -> None:
         """Log the totals, and write the metrics."""
@@ -127,16 +97,16 @@ class Report:
             "PullsDeniedConditionally": self._pulls_denied_conditionally,
         }
         emit_metrics(counts, self._seconds_to_grant)
-        totals = {key: value for key, value in self.answer().items() if key != "repositories"}
+        totals = {key: value for key, value in self.response().items() if key != "repositories"}
         logger.info("report", extra=totals)
 
-    def answer(self) -> dict[str, object]:
+    def response(self) -> dict[str, object]:
         """Return the totals, and details up to a limit: failures first, the unchanged only among few."""
         checked = self._totals.total()
         is_short = checked <= _MAX_DETAILS
         listed = [severity for severity in Severity if is_short or severity is not Severity.UNCHANGED]
         details = _details(result for severity in listed for result in self._sorted(severity))
-        answer: dict[str, object] = {
+        response: dict[str, object] = {
             "checked": checked,
             "dry_run": self._dry_run,
             "outcomes": {outcome.value: count for outcome, count in self._totals.items()},
@@ -145,7 +115,7 @@ class Report:
         }
         optional = {
             "refused_roles": [
-                {"role": role, "missing_in": count, "reason": _WHY_REFUSED}
+                {"role": role, "missing_in": count, "reason": WHY_REFUSED}
                 for role, count in sorted(self._refused.items())
             ],
             "not_removed": [
@@ -159,7 +129,7 @@ class Report:
             "handed_over": self.continued,
             "ignored": self._request.ignored,
         }
-        return answer | {key: value for key, value in optional.items() if value}
+        return response | {key: value for key, value in optional.items() if value}
 
     def raise_for_failures(self) -> None:
         """Raise if a repository failed, unless a new invocation continues the sweep and retries it.
@@ -177,7 +147,7 @@ class Report:
     def _failures(self) -> list[str]:
         checked = self._totals.total()
         failures = [
-            f"ECR refused the role {role} for {count} of {checked} repositories: {_WHY_REFUSED}"
+            f"ECR refused the role {role} for {count} of {checked} repositories: {WHY_REFUSED}"
             for role, count in sorted(self._refused.items())
         ]
         failures += [
@@ -204,20 +174,6 @@ class Report:
 def _why_not_removed(count: int) -> str:
     repositories = "1 repository" if count == 1 else f"{count} repositories"
     return f"nothing was removed in {repositories}, because none of the configured roles exists"
-
-
-def _log(result: Result, *, drift: bool) -> None:
-    match result.outcome:
-        case Outcome.UNCHANGED if not result.refused:
-            pass
-        case Outcome.INTERRUPTED:
-            logger.warning("interrupted", extra=result.details())
-        case _ if result.lacks_grant:
-            logger.error("reconcile failed", extra=result.details())
-        case Outcome.ATTACHED if drift:
-            logger.warning("drift corrected", extra=result.details())
-        case _:
-            logger.info("reconciled", extra=result.details())
 
 
 def _details(results: Iterable[Result]) -> list[dict[str, object]]:

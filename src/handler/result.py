@@ -77,7 +77,7 @@ def by_grant(entries: Iterable[Entry]) -> dict[str, list[str]]:
 
 
 class Severity(IntEnum):
-    """The order in which the answer lists results."""
+    """The order in which the response lists results."""
 
     FAILED = auto()
     ROLE_REFUSED = auto()

@@ -6,64 +6,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from handler.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
+from handler.role_arn import EXAMPLE_ROLE, role_arn_error
 from handler.scope import InvalidPattern, Scope
 
 _NONE = "none"
-_EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 # Errors show values up to this length: two ARNs of roles with a path.
 _MAX_SHOWN = 300  # characters
-# The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-# A path may hold any character from ! to ~. Not accepted are those that mean something else here: a comma, a
-# wildcard, a policy variable and a second ARN.
-_ROLE = re.compile(
-    r"(?!.*(?:\$\{|arn:.*arn:))arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/"
-    r"(?:[!-)+\-->@-~]*/)?[A-Za-z0-9_+=.@-]{1,64}"
-)
 _NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 _ALL_VARIABLES = (
     "Set all variables that the template sets: an update of the function's configuration replaces all of them"
-)
-# What people enter instead, each with a hint.
-_COMMON_MISTAKES = (
-    (
-        re.compile(r"arn:.*arn:.*"),
-        "is more than one ARN; separate the worker roles by commas",
-    ),
-    (
-        re.compile(r".*[*?].*"),
-        "is a wildcard, which would grant the pull to others too; list each worker role by its own ARN",
-    ),
-    (
-        re.compile(
-            r"arn:(?P<partition>[^:]+):sts::(?P<account>[0-9]{12}):assumed-role/(?P<name>[^/]+)(?:/.*)?"
-        ),
-        (
-            "is a session of a role, not the role; use "
-            "arn:{partition}:iam::{account}:role/{name} (with the path before the name, if the role has one)"
-        ),
-    ),
-    (
-        re.compile(r"arn:(?P<partition>[^:]+):iam::(?P<account>[0-9]{12}):instance-profile/(?P<name>.+)"),
-        (
-            "is an instance profile; use the ARN of its role, probably "
-            "arn:{partition}:iam::{account}:role/{name}"
-        ),
-    ),
-    (
-        re.compile(r"arn:[^:]+:iam::[0-9]{12}:user/.+"),
-        f"is an IAM user; use the role that the worker nodes run under, for example {_EXAMPLE_ROLE}",
-    ),
-    (
-        re.compile(r"[0-9]{12}|arn:[^:]+:iam::[0-9]{12}:root"),
-        f"is a whole account; use the worker role in the account, for example {_EXAMPLE_ROLE}",
-    ),
-    (
-        re.compile(r"(?P<name>[A-Za-z0-9_+=.@-]{1,64})"),
-        (
-            "is only a name; use the role's full ARN, "
-            "arn:aws:iam::ACCOUNT:role/{name} with the data plane's account"
-        ),
-    ),
 )
 
 
@@ -140,7 +91,7 @@ def _required(environment: Mapping[str, str], variable: str, hint: str) -> str:
 
 def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
     variable = "WORKER_ROLE_ARNS"
-    hint = f"list the ARN of at least one worker role, for example {_EXAMPLE_ROLE}"
+    hint = f"list the ARN of at least one worker role, for example {EXAMPLE_ROLE}"
     value = _required(environment, variable, hint)
     arns = _roles(environment, variable)
     if not arns:
@@ -152,16 +103,9 @@ def _roles(environment: Mapping[str, str], variable: str) -> tuple[str, ...]:
     value = environment.get(variable, _NONE)
     arns = [] if value.strip() == _NONE else _split_csv(value)
     for arn in arns:
-        if not _ROLE.fullmatch(arn):
-            raise InvalidSetting(variable, value, f"{_shortened(arn)!r} {_role_hint(arn)}")
+        if error := role_arn_error(arn):
+            raise InvalidSetting(variable, value, f"{_shortened(arn)!r} {error}")
     return tuple(dict.fromkeys(arns))
-
-
-def _role_hint(value: str) -> str:
-    for mistake, hint in _COMMON_MISTAKES:
-        if match := mistake.fullmatch(value):
-            return hint.format_map(match.groupdict())
-    return f"is not the ARN of an IAM role; it should look like {_EXAMPLE_ROLE}"
 
 
 def _pull_through_cache(environment: Mapping[str, str]) -> Scope:

@@ -66,7 +66,7 @@ class Function:
         self.payload = {"repositories": list(repositories or ("*",))}
         while True:
             report, remaining = self.invoke()
-            self.answers.append(report.answer())
+            self.answers.append(report.response())
             if not remaining:
                 report.raise_for_failures()
                 return self.answers[-1]

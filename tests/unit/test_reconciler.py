@@ -100,7 +100,7 @@ def outcome(report: Report) -> str:
 
 
 def repository_details(report: Report) -> Mapping[str, Any]:
-    (details,) = cast("list[dict[str, Any]]", report.answer()["repositories"])
+    (details,) = cast("list[dict[str, Any]]", report.response()["repositories"])
     return details
 
 
@@ -343,7 +343,7 @@ class TestAMissingRole:
         with caplog.at_level("INFO"):
             report = function.reconcile(*names)
 
-        answer = report.answer()
+        answer = report.response()
         assert answer["outcomes"] == {"attached": 200}
         assert [line.message for line in caplog.records].count("role refused") == 1
         (refused,) = cast("list[dict[str, Any]]", answer["refused_roles"])
@@ -435,7 +435,7 @@ class TestAMissingRole:
         report = function.reconcile("app-1", "app-2", "app-3", REMOVE_UNLISTED_ROLES="true")
 
         sentence = "nothing was removed in 2 repositories, because none of the configured roles exists"
-        assert report.answer()["not_removed"] == [
+        assert report.response()["not_removed"] == [
             {"grant": "AllowPull", "repositories": 2, "reason": sentence}
         ]
         with pytest.raises(RepositoriesFailed, match=f"AllowPull: {sentence}"):
@@ -503,7 +503,7 @@ class TestAMissingRole:
 
         assert repository_details(report)["removed"] == {"AllowPull": [B]}
         assert "unlisted" not in repository_details(report)
-        assert "not_removed" not in report.answer()
+        assert "not_removed" not in report.response()
 
     def test_is_not_assumed_for_the_whole_sweep_after_a_rejection_in_one_repository(
         self, ecr: FakeEcr, function: Function
@@ -517,7 +517,7 @@ class TestAMissingRole:
 
         report = function.reconcile("poisoned", *names)
 
-        assert report.answer()["outcomes"] == {"failed": 1, "attached": 40}
+        assert report.response()["outcomes"] == {"failed": 1, "attached": 40}
 
     @pytest.mark.parametrize("preceding", [(), ("first",)])
     def test_is_not_assumed_if_ecr_rejects_an_account(
@@ -532,7 +532,7 @@ class TestAMissingRole:
 
         report = function.reconcile(*preceding, *poisoned, *names)
 
-        assert report.answer()["outcomes"] == {"failed": 40, "attached": len(preceding) + len(names)}
+        assert report.response()["outcomes"] == {"failed": 40, "attached": len(preceding) + len(names)}
 
     def test_is_not_assumed_if_a_foreign_statement_is_fixed_during_reconciliation(
         self, ecr: FakeEcr, function: Function
@@ -557,7 +557,7 @@ class TestAMissingRole:
 
         report = function.reconcile("app")
 
-        assert report.answer()["refused_roles"][0]["role"] == C  # type: ignore[index]
+        assert report.response()["refused_roles"][0]["role"] == C  # type: ignore[index]
         assert ecr.calls[WRITE] < 10
 
     def test_is_named_even_if_ecr_accepts_the_id_of_a_deleted_role(
@@ -664,7 +664,7 @@ class TestTheIdOfADeletedRole:
         assert ecr.get_policy("app") == before
         with pytest.raises(RepositoriesFailed, match=f'statement "Push" names {deleted_id}'):
             report.raise_for_failures()
-        assert "refused_roles" not in report.answer()
+        assert "refused_roles" not in report.response()
 
     def test_in_a_foreign_statement_is_kept_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:
         ecr.rejects_deleted_principals = False
@@ -736,7 +736,7 @@ class TestAPolicyOverTheSizeLimit:
 
         report = function.reconcile("fits", "fits-not")
 
-        assert report.answer()["outcomes"] == {"attached": 1, "failed": 1}
+        assert report.response()["outcomes"] == {"attached": 1, "failed": 1}
 
 
 class TestADenyStatement:
@@ -783,7 +783,7 @@ class TestADenyStatement:
         ecr.create_repository(*names, policy=document(grant(A)))
         ecr.create_repository("zzz", policy=document(DENY, grant(A)))
 
-        answer = function.reconcile(*names, "zzz").answer()
+        answer = function.reconcile(*names, "zzz").response()
 
         assert answer["outcomes"] == {"unchanged": 151}
         assert answer["denied"] == 1
@@ -878,7 +878,7 @@ class TestTheDeadline:
 
         report = function.reconcile("fine", "stuck", "also-fine", seconds=2)
 
-        assert report.answer()["outcomes"] == {"attached": 2, "failed": 1}
+        assert report.response()["outcomes"] == {"attached": 2, "failed": 1}
         with pytest.raises(
             RepositoriesFailed, match=r"^1 of 3 repositories failed: stuck: no attempt succeeded"
         ):
@@ -920,7 +920,7 @@ def test_concurrent_reconciliations_adapt_to_throttling_and_all_succeed(ecr: Fak
 
     report = Function(ecr, Registry(ecr.client())).reconcile(*names)
 
-    assert report.answer()["outcomes"] == {"unchanged": 300}
+    assert report.response()["outcomes"] == {"unchanged": 300}
     assert ecr.throttled < 150
 
 
@@ -944,7 +944,7 @@ def test_repositories_are_listed_with_the_largest_page_size(ecr: FakeEcr) -> Non
 
     report = Function(ecr, Registry(ecr.client(), limiter_without_waits())).reconcile("*")
 
-    assert report.answer()["outcomes"] == {"unchanged": 1001}
+    assert report.response()["outcomes"] == {"unchanged": 1001}
     assert ecr.calls[LIST] == 2
 
 

@@ -153,7 +153,7 @@ class TestTheReport:
     def details(self, policy: RegistryPolicy) -> Mapping[str, object]:
         report = Report(Request(("*",)), dry_run=False)
         report.add_registry_policy(policy)
-        details = report.answer()["registry_policy"]
+        details = report.response()["registry_policy"]
         assert isinstance(details, dict)
         return details
 
@@ -169,7 +169,7 @@ class TestTheReport:
         report.add_registry_policy(evaluated(deny(Action="ecr:BatchGetImage")))
         report.log()
 
-        assert report.answer()["registry_policy"]["denied_by"] == [  # type: ignore[index]
+        assert report.response()["registry_policy"]["denied_by"] == [  # type: ignore[index]
             {"statement": '"No"', "grant": PULL, "roles": [A, B], "actions": ["ecr:BatchGetImage"]}
         ]
         assert '"PullsDenied":[1.0]' in capsys.readouterr().out

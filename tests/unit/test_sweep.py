@@ -115,7 +115,7 @@ class Lambda:
                 )
             self.between_invocations()
             report.unmatched, report.continued = sweep.unmatched, sweep.remaining is not None
-            self.answers.append(report.answer())
+            self.answers.append(report.response())
             report.raise_for_failures()
 
     def total(self, outcome: str) -> int:

@@ -39,8 +39,8 @@ def test_a_principal_of_many_repositories_does_not_hide_another(lines: list[tupl
         "unlisted principals",
         {"repository": "last", "unlisted": {"AllowPull": [STRANGER.principal]}},
     )
-    assert report.answer()["unlisted"] == 501
-    assert report.answer()["truncated"] is True
+    assert report.response()["unlisted"] == 501
+    assert report.response()["truncated"] is True
 
 
 def test_the_lines_of_one_invocation_are_limited(lines: list[tuple[str, object]]) -> None:
@@ -55,7 +55,7 @@ def test_a_large_sweep_lists_unchanged_repositories_with_unlisted_principals() -
         report.add(Result(f"app-{number}", Outcome.UNCHANGED))
     report.add(Result("with-a-stranger", Outcome.UNCHANGED, unlisted=frozenset({STRANGER})))
 
-    answer = report.answer()
+    answer = report.response()
 
     assert json.loads(json.dumps(answer["repositories"])) == [
         {
