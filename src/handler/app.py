@@ -78,9 +78,9 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
             continue_in_new_invocation(sweep.remaining, context.function_name)
             report.continued = True
     finally:
-        report.log()
+        response = report.log()
     report.raise_for_failures()
-    return report.response()
+    return response
 
 
 def function_identity(context: LambdaContext, role_name: str) -> FunctionIdentity:

@@ -62,6 +62,7 @@ class PolicyWriter:
 
     Attributes:
         present: the policy as last read or written.
+        entries: the entries of our statements in it.
         accepted: the entries of the grants in the policies that ECR accepted.
         accepted_contents: the contents of the last of these policies.
     """
@@ -72,6 +73,7 @@ class PolicyWriter:
         self._roles = frozenset(roles_of(grants))
         self._context = context
         self.present: Policy | None = None
+        self.entries: frozenset[Entry] = frozenset()
         self.accepted: frozenset[Entry] = frozenset()
         self.accepted_contents: Contents | None = None
         self._gained: frozenset[Entry] = frozenset()
@@ -80,7 +82,7 @@ class PolicyWriter:
     @property
     def granted(self) -> frozenset[Entry]:
         """The entries of our statements. What was accepted counts, for a read may lag behind a write."""
-        return granted(self.present) | self.accepted
+        return self.entries | self.accepted
 
     @property
     def added(self) -> frozenset[Entry]:
@@ -115,20 +117,22 @@ class PolicyWriter:
 
     def _read_plan_write(self, plan: Plan, *, always: bool) -> bool:
         present = self.present = parse(self._context.registry.get_policy(self._name))
-        self._context.knowledge.record_existing(self._roles_in(granted(present)))
+        self.entries = granted(present)
+        self._context.knowledge.record_existing(self._roles_in(self.entries))
         wanted = plan(present)
         if wanted is None or (wanted is present and not always):
             return False
         try:
-            self._write(present, wanted)
+            self._write(wanted)
         except (PolicyRejected, PolicyTooLong) as cause:
-            added = granted(wanted) - granted(present) - self.accepted
+            added = granted(wanted) - self.granted
             raise Rejected(cause, sorted(self._roles_in(added)), wanted) from None
         return True
 
-    def _write(self, present: Policy | None, wanted: Policy) -> None:
+    def _write(self, wanted: Policy) -> None:
         text = render(wanted)
-        gained, lost = granted(wanted) - granted(present), granted(present) - granted(wanted)
+        entries = granted(wanted)
+        gained, lost = entries - self.entries, self.entries - entries
         if not self._context.dry_run:
             try:
                 self._context.registry.set_policy(self._name, text)
@@ -137,10 +141,10 @@ class PolicyWriter:
             except Unavailable:  # the response was lost, and the write may have been applied
                 self._record_change(gained, lost)
                 raise
-            self._context.knowledge.record_existing(self._roles_in(granted(wanted)))
+            self._context.knowledge.record_existing(self._roles_in(entries))
         self._record_change(gained, lost)
-        self.present = wanted
-        self.accepted |= frozenset(entry for entry in granted(wanted) if entry.principal in self._roles)
+        self.present, self.entries = wanted, entries
+        self.accepted |= frozenset(entry for entry in entries if entry.principal in self._roles)
         self.accepted_contents = contents(wanted)
 
     def _roles_in(self, entries: Iterable[Entry]) -> frozenset[str]:

@@ -8,7 +8,6 @@ from traceback import extract_tb
 from handler.denials import denials
 from handler.grants import Entry, roles_of
 from handler.observability import logger
-from handler.policy import granted
 from handler.policy_document import InvalidPolicy
 from handler.policy_writer import Context, PolicyWriter
 from handler.registry import RegistryError, RepositoryNotFound
@@ -80,7 +79,7 @@ class _Reconciliation:
 
     def result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
         """Return the result, with what was changed so far."""
-        unlisted = granted(self._writer.present).difference(*(grant.entries() for grant in self._grants))
+        unlisted = self._writer.entries.difference(*(grant.entries() for grant in self._grants))
         return Result(
             self._name,
             outcome,

@@ -82,8 +82,8 @@ class Report:
         self._pulls_denied += always
         self._pulls_denied_conditionally += bool(refusing) and not always
 
-    def log(self) -> None:
-        """Log the totals, and write the metrics."""
+    def log(self) -> dict[str, object]:
+        """Log the totals, write the metrics, and return the response."""
         attached = self._totals[Outcome.ATTACHED]
         counts = {
             "Attached": attached,
@@ -97,8 +97,9 @@ class Report:
             "PullsDeniedConditionally": self._pulls_denied_conditionally,
         }
         emit_metrics(counts, self._seconds_to_grant)
-        totals = {key: value for key, value in self.response().items() if key != "repositories"}
-        logger.info("report", extra=totals)
+        response = self.response()
+        logger.info("report", extra={key: value for key, value in response.items() if key != "repositories"})
+        return response
 
     def response(self) -> dict[str, object]:
         """Return the totals, and details up to a limit: failures first, the unchanged only among few."""

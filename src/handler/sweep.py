@@ -66,20 +66,21 @@ class Sweep:
         """
         failed: list[str] = []
         interrupted: list[Result] = []
-        with ThreadPoolExecutor(MAX_CONCURRENCY) as executor:
-            try:
-                for result in _run_concurrently(executor, self._reconcile, self._names()):
-                    if result.outcome is Outcome.INTERRUPTED:
-                        self._last_error = result.reason
-                        interrupted.append(result)
-                        continue
-                    self._progress = True
-                    if result.lacks_grant:
-                        failed.append(result.repository)
-                    yield result
-            except RegistryError:
-                yield from interrupted
-                raise
+        is_single = len(self._waiting) == 1 and not self._listing.globs and not self._failed_before
+        concurrency = 1 if is_single else MAX_CONCURRENCY
+        try:
+            for result in _run_concurrently(self._reconcile, self._names(), concurrency):
+                if result.outcome is Outcome.INTERRUPTED:
+                    self._last_error = result.reason
+                    interrupted.append(result)
+                    continue
+                self._progress = True
+                if result.lacks_grant:
+                    failed.append(result.repository)
+                yield result
+        except RegistryError:
+            yield from interrupted
+            raise
         if self._is_incomplete():
             yield from interrupted
             self.remaining = self._rest([*failed, *(each.repository for each in interrupted)])
@@ -132,15 +133,23 @@ class Sweep:
         return replace(self._request, repositories=remaining, checkpoint=checkpoint)
 
 
-def _run_concurrently[T](
-    executor: ThreadPoolExecutor, call: Callable[[str], T], names: Iterable[str]
+def _run_concurrently[T](call: Callable[[str], T], names: Iterable[str], concurrency: int) -> Iterator[T]:
+    """Yield the results of the calls as they come, with at most so many in flight."""
+    if concurrency == 1:  # what an event needs: a thread would take longer than the rest of our own work
+        yield from map(call, names)
+        return
+    with ThreadPoolExecutor(concurrency) as executor:
+        yield from _run_in_threads(executor, call, names, concurrency)
+
+
+def _run_in_threads[T](
+    executor: ThreadPoolExecutor, call: Callable[[str], T], names: Iterable[str], concurrency: int
 ) -> Iterator[T]:
-    """Yield the results of the calls as they come, with at most `MAX_CONCURRENCY` in flight."""
     waiting = iter(names)
     in_flight: set[Future[T]] = set()
     while True:
         try:
-            while len(in_flight) < MAX_CONCURRENCY and (name := next(waiting, None)) is not None:
+            while len(in_flight) < concurrency and (name := next(waiting, None)) is not None:
                 in_flight.add(executor.submit(call, name))
         except RegistryError:
             yield from (future.result() for future in in_flight)
