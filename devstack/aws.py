@@ -10,15 +10,16 @@ import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import boto3
 
 from devstack.host import PROJECT, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_ecr import ECRClient
@@ -56,6 +57,11 @@ class Credentials:
 
 
 REGISTRY_OWNER = Credentials(ACCOUNT)
+
+
+def _once[**P, T](create: Callable[P, T]) -> Callable[P, T]:
+    """Create each client once: that takes longer than most calls."""
+    return cast("Callable[P, T]", cache(create))
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class LocalAws:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": self.endpoint,
             "PATH": f"{_SAM}{os.pathsep}{os.environ['PATH']}",
+            "SAM_CLI_POLL_DELAY": "0.2",  # seconds; 5 by default
             "SAM_CLI_TELEMETRY": "0",
         }
         command = [str(_SAM / "sam"), *arguments]
@@ -116,38 +123,47 @@ class LocalAws:
             raise LocalAwsError(f"sam {' '.join(arguments)} failed:\n{completed.stdout}")
         return completed.stdout
 
+    @_once
     def cloudformation(self) -> CloudFormationClient:
         """Return a CloudFormation client."""
         return self._session().client("cloudformation", endpoint_url=self.endpoint)
 
+    @_once
     def ecr(self, credentials: Credentials = REGISTRY_OWNER) -> ECRClient:
         """Return an ECR client."""
         return self._session(credentials).client("ecr", endpoint_url=self.endpoint)
 
+    @_once
     def events(self) -> EventBridgeClient:
         """Return an EventBridge client. Unlike on AWS, it can put events with an `aws.*` source."""
         return self._session().client("events", endpoint_url=self.endpoint)
 
+    @_once
     def iam(self, credentials: Credentials = REGISTRY_OWNER) -> IAMClient:
         """Return an IAM client."""
         return self._session(credentials).client("iam", endpoint_url=self.endpoint)
 
+    @_once
     def lambda_(self) -> LambdaClient:
         """Return a Lambda client."""
         return self._session().client("lambda", endpoint_url=self.endpoint)
 
+    @_once
     def logs(self) -> CloudWatchLogsClient:
         """Return a CloudWatch Logs client."""
         return self._session().client("logs", endpoint_url=self.endpoint)
 
+    @_once
     def scheduler(self) -> EventBridgeSchedulerClient:
         """Return an EventBridge Scheduler client."""
         return self._session().client("scheduler", endpoint_url=self.endpoint)
 
+    @_once
     def sqs(self) -> SQSClient:
         """Return an SQS client."""
         return self._session().client("sqs", endpoint_url=self.endpoint)
 
+    @_once
     def sts(self, credentials: Credentials) -> STSClient:
         """Return an STS client."""
         return self._session(credentials).client("sts", endpoint_url=self.endpoint)

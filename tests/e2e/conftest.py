@@ -65,6 +65,17 @@ class Stack:
             assert time.monotonic() < deadline, self.aws.log()
             time.sleep(0.1)
 
+    def wait_for_later_event(self, repository: str) -> None:
+        """Create a repository, and wait for its grant. All events of the calls before came earlier."""
+        self.create_repository(repository)
+        self.wait_for_statements(repository, ALLOW_PULL)
+        self.wait_until(lambda: self._has_report_on(repository))
+
+    def _has_report_on(self, repository: str) -> bool:
+        lines = self.log_lines()
+        requests = {line["function_request_id"] for line in lines if line.get("repository") == repository}
+        return any(report["function_request_id"] in requests for report in self.reports())
+
     def invoke(self, event: object) -> Any:  # noqa: ANN401 - JSON
         response = self.aws.lambda_().invoke(
             FunctionName=self.outputs["FunctionName"], Payload=json.dumps(event)

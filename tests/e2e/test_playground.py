@@ -114,7 +114,8 @@ class Playground:
         script = "\n".join(["set -e", *prepare, command])
         return subprocess.run(  # noqa: S603 - what the playground printed
             ["/bin/bash", "-c", script], cwd="/", capture_output=True, text=True, check=False,
-            env=clean_environment() | {"AWS_PROFILE": "missing", "AWS_SESSION_TOKEN": "other"},
+            env=clean_environment()
+            | {"AWS_PROFILE": "missing", "AWS_SESSION_TOKEN": "other", "SAM_CLI_POLL_DELAY": "0.2"},
         )  # fmt: skip
 
     def wait_for(self, *words: str) -> None:

@@ -1,7 +1,6 @@
 """Tests which events invoke the deployed function, and which repositories it then reconciles."""
 
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from devstack import data_plane
-from devstack.aws import ACCOUNT, CLOUDTRAIL_DELAY, STACK
+from devstack.aws import ACCOUNT, STACK
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN, Stack
 
 type SavedEvent = Callable[[str], dict[str, Any]]
@@ -88,35 +87,49 @@ def test_own_write_does_not_invoke_the_function(stack: Stack) -> None:
     stack.create_repository("own-write/app")
     stack.wait_for_statements("own-write/app", ALLOW_PULL)
 
-    time.sleep(CLOUDTRAIL_DELAY + 1)
+    stack.wait_for_later_event("later/own-write")
 
-    assert [report["outcomes"] for report in stack.reports()[before:]] == [{"attached": 1}]
+    assert [report["outcomes"] for report in stack.reports()[before:]] == [{"attached": 1}] * 2
 
 
 def test_two_stacks_converge_on_the_same_repository(
     stack: Stack,
 ) -> None:
     other_role = f"{data_plane.ROLE_ARN}-of-another-stack"
+    roles = {data_plane.ROLE_ARN, other_role}
     stack.aws.deploy({"WorkerRoleArns": other_role}, stack="second")
 
-    def converged() -> bool:
-        match stack.statements("shared/app"):
-            case [{"Sid": "AllowPull", "Principal": {"AWS": [*roles]}}]:
-                return set(roles) == {data_plane.ROLE_ARN, other_role}
-        return False
+    def wait_until_converged(repository: str) -> None:
+        stack.wait_until(lambda: granted_roles(stack.statements(repository)) == roles)
 
     try:
         stack.create_repository("shared/app")
-        stack.wait_until(converged)
-        time.sleep(2 * CLOUDTRAIL_DELAY + 1)
-        invocations = len(stack.reports()), stack.aws.log("second").count('"message":"report"')
-        time.sleep(2 * CLOUDTRAIL_DELAY + 1)
+        wait_until_converged("shared/app")
+        stack.create_repository("later/shared-1")
+        wait_until_converged("later/shared-1")
+        before = writes_to(stack, "shared/app")
+        stack.create_repository("later/shared-2")
+        wait_until_converged("later/shared-2")
 
-        assert converged()
-        assert invocations == (len(stack.reports()), stack.aws.log("second").count('"message":"report"'))
+        assert granted_roles(stack.statements("shared/app")) == roles
+        assert writes_to(stack, "shared/app") == before
     finally:
         stack.aws.cloudformation().delete_stack(StackName="second")
         stack.aws.cloudformation().get_waiter("stack_delete_complete").wait(StackName="second")
+
+
+def granted_roles(statements: list[Any]) -> set[str]:
+    """Return the roles of the only statement, if there are several."""
+    match statements:
+        case [{"Sid": "AllowPull", "Principal": {"AWS": [*roles]}}]:
+            return set(roles)
+    return set()
+
+
+def writes_to(stack: Stack, repository: str) -> int:
+    """Count the writes of both stacks. An invocation that writes nothing causes no further event."""
+    lines = [*stack.aws.log().splitlines(), *stack.aws.log("second").splitlines()]
+    return sum(f'"repository":"{repository}"' in line and '"outcome":"attached"' in line for line in lines)
 
 
 MATCHING_EVENTS: list[tuple[str, Change, str]] = [
@@ -179,17 +192,28 @@ def test_non_matching_event_matches_no_rule(
 
 
 def test_each_matching_event_causes_exactly_one_invocation(stack: Stack, saved_event: SavedEvent) -> None:
+    # An event on a repository that doesn't exist is retried for seconds.
+    stack.wait_for_later_event("matching/app")
     before = len(stack.reports())
 
     for event, change in NON_MATCHING_EVENTS:
-        stack.publish_event(with_change(stack, saved_event(event), change))
+        stack.publish_event(with_change(stack, renamed(saved_event(event), "matching/app"), change))
     for number, (event, change, _) in enumerate(MATCHING_EVENTS):
         assert len(stack.reports()) - before == number
-        stack.publish_event(with_change(stack, saved_event(event), change))
+        stack.publish_event(with_change(stack, renamed(saved_event(event), "matching/app"), change))
         stack.wait_until(lambda: len(stack.reports()) - before > number)  # noqa: B023 - called in the same iteration
 
-    time.sleep(CLOUDTRAIL_DELAY + 1)
-    assert len(stack.reports()) - before == len(MATCHING_EVENTS)
+    stack.wait_for_later_event("later/matching")
+    assert len(stack.reports()) - before == len(MATCHING_EVENTS) + 1
+
+
+def renamed(event: dict[str, Any], repository: str) -> dict[str, Any]:
+    """Return the event with another repository."""
+    text = json.dumps(event)
+    for name in ("team/app", "ecr-public/docker/library/alpine", "docker-hub/library/alpine"):
+        text = text.replace(name, repository)
+    result: dict[str, Any] = json.loads(text)
+    return result
 
 
 def with_stack_id(stack: Stack, event: dict[str, Any]) -> dict[str, Any]:

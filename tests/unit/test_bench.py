@@ -9,17 +9,25 @@ from bench import tables
 from bench.cases import LATENCY
 from bench.paths import PLOT, RESULTS
 from bench.plot import plot
-from bench.registry import capacity, registry
-from bench.results import ALL, BASELINE, CUSTODIAN, LIMITED, NONE, OURS, SWEEP, Row
+from bench.registry import BenchEcr, ChangingBucket, capacity, registry
+from bench.results import ALL, BASELINE, CUSTODIAN, LIMITED, NONE, OURS, SWEEP, Limit, Row
+from devstack.fake_ecr import LIST, READ
 from devstack.host import PROJECT
 
 
-def row(implementation: str, *seconds: float, case: str = SWEEP, missing: str = NONE, rate: float = 0) -> Row:
+def row(
+    implementation: str, *seconds: float, case: str = SWEEP, missing: str = NONE, limit: Limit | None = None
+) -> Row:
     ones, zeros = [1.0] * len(seconds), [0.0] * len(seconds)
-    return Row(case, missing, implementation, 1000, rate, 0, list(seconds), ones, zeros, zeros, ones, ones)
+    return Row(case, missing, implementation, 1000, limit, 0, list(seconds), ones, zeros, zeros, ones, ones)
 
 
-ROWS = [row(OURS, 2, 3, 1), row(BASELINE, 1), row(CUSTODIAN, 100), row(OURS, 9, case=LIMITED, rate=1)]
+ROWS = [
+    row(OURS, 2, 3, 1),
+    row(BASELINE, 1),
+    row(CUSTODIAN, 100),
+    row(OURS, 9, case=LIMITED, limit=Limit(1, 1)),
+]
 EXAMPLE = {"latency": LATENCY, "packages": {OURS: 1}, "rows": [row.as_json() for row in ROWS]}
 
 
@@ -37,9 +45,40 @@ def test_tables_show_the_median_and_its_ratios(capsys: pytest.CaptureFixture[str
     assert {"2.00", "50.0"} <= set(line.split())
 
 
-def test_sweep_with_missing_grants_takes_a_read_and_a_write_for_each_repository() -> None:
-    assert row(OURS, 1, missing=ALL, rate=100).minimum == 20
-    assert row(OURS, 1, missing=NONE, rate=100).minimum == 10
+@pytest.mark.parametrize(
+    ("missing", "limit", "seconds"),
+    [
+        (NONE, Limit(100, burst=0), 10),
+        (ALL, Limit(100, burst=0), 20),
+        (NONE, Limit(100, burst=100), 9),
+        (NONE, Limit(100, burst=0, invocations=2), 20),
+        (NONE, Limit(100, burst=0, changes=True), 10 / 3 + 2 * 10 / 3 + 10 / 3),
+    ],
+)
+def test_ideal_time_is_that_of_the_necessary_calls(missing: str, limit: Limit, seconds: float) -> None:
+    assert row(OURS, 1, missing=missing, limit=limit).ideal == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_registry_limits_all_operations_together_or_each(*, separate: bool) -> None:
+    ecr = BenchEcr()
+    ecr.reset(1, granted=True, limit=Limit(1e-9, burst=1, separate=separate))
+    (name,) = ecr.policies
+
+    statuses = [
+        ecr.handle_call(operation, request)[0]  # type: ignore[index]
+        for operation, request in ((LIST, {}), (LIST, {}), (READ, {"repositoryName": name}))
+    ]
+
+    assert statuses == [200, 400, 200 if separate else 400]
+
+
+def test_rate_halves_for_the_second_third_of_the_calls() -> None:
+    bucket = ChangingBucket(30, 90, calls=90)
+
+    rates = [(bucket.take(), bucket.rate)[1] for _ in range(90)]
+
+    assert rates == [30] * 29 + [15] * 30 + [30] * 31
 
 
 def test_registry_counts_calls_and_policies() -> None:

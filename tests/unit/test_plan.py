@@ -465,28 +465,29 @@ class TestInterrupt:
         assert codes == [130]
 
 
-def test_ten_thousand_repositories_with_throttles_and_failures(
+def test_several_pages_of_repositories_with_throttles_and_failures(
     ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "connect", partial(connect_in_process, ecr))
+    monkeypatch.setattr("handler.retry.time.sleep", lambda _: None)
     ecr.create_repository("granted/0", policy=policy(GRANT))
-    ecr.policies = {f"granted/{number}": ecr.policies["granted/0"] for number in range(9_500)}
+    ecr.policies = {f"granted/{number}": ecr.policies["granted/0"] for number in range(2_000)}
     ecr.create_repository(*(f"team/app-{number}" for number in range(490)))
     ecr.create_repository(*(f"security/{number}" for number in range(7)), "lost/1", "lost/2", "lost/3")
     for number in range(7):
         ecr.inject_faults(READ, NOT_READABLE, repository=f"security/{number}")
     for number in (1, 2, 3):
         ecr.inject_faults(READ, Fault.SERVER_ERROR, Fault.UNAVAILABLE, repository=f"lost/{number}")
-    throttle = partial(ecr.inject_faults, READ, *[Fault.THROTTLED] * 100)
-    ecr.run_before(READ, *[lambda: None] * 8_000, throttle, *[lambda: None] * 1_000, throttle)
+    throttle = partial(ecr.inject_faults, READ, *[Fault.THROTTLED] * 20)
+    ecr.run_before(READ, *[lambda: None] * 1_000, throttle, *[lambda: None] * 500, throttle)
 
     output = run_plan("--json")
 
     assert output.code == 1
     assert output.json["complete"] is True
-    counts = {"listed": 10_000, "in_scope": 10_000, "granted": 9_500, "would_change": 493}
+    counts = {"listed": 2_500, "in_scope": 2_500, "granted": 2_000, "would_change": 493}
     assert output.json["counts"] == counts | {"denied": 0, "failed": 7, "gone": 0}
-    assert Counter(outcome for *_, outcome in ecr.call_log)["THROTTLED"] == 200
+    assert Counter(outcome for *_, outcome in ecr.call_log)["THROTTLED"] == 40
     assert {operation for operation, *_ in ecr.call_log} == {LIST, READ, "GetRegistryPolicy"}
 
 
