@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from bench import results
 from bench.cpu_quota import QuotaUnavailable, cpu_quota
@@ -13,7 +14,7 @@ from bench.implementations import SWEEP_COMMANDS, Implementation
 from bench.measure import BenchError, environment, invoke, run
 from bench.paths import RUNTIME_PYTHON, WORK
 from bench.registry import ROLE, BenchEcr
-from bench.results import ADAPTIVE, ALL, BASELINE, CUSTODIAN, NONE, OURS, Row
+from bench.results import ADAPTIVE, ALL, BASELINE, CUSTODIAN, NONE, OURS, Limit, Row
 from devstack.host import PROJECT
 from devstack.lambda_runtime import running
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 LATENCY = 0.03  # seconds a call
+_SLOW = {CUSTODIAN, ADAPTIVE}  # have rounds of their own number
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Sizes:
     events: int = 100  # warm events after each cold start
     # Repositories, rounds, and rounds of Cloud Custodian.
     sweeps: tuple[tuple[int, int, int], ...] = ((1000, 5, 2), (10_000, 3, 0))
-    limits: tuple[tuple[int, int], ...] = ((100, 3000), (20, 1200))  # calls a second, repositories
-    limited_rounds: int = 2
+    limited_seconds: int = 30  # that a sweep takes at least under a rate limit
+    limited_rounds: tuple[int, int] = (2, 1)  # of ours, and of the others
     memory: tuple[int, int] = (1000, 100_000)  # few and many repositories
     memory_rounds: int = 2
     functions: tuple[int, ...] = (128, 256, 512, 1024, 1769)  # MB
@@ -40,7 +42,17 @@ class Sizes:
     function_rounds: int = 3
 
 
-QUICK = Sizes(2, 5, ((100, 1, 1),), ((100, 300),), 1, (100, 2000), 1, (256, 1769), 100, 1)
+# The rate limits, and the missing grants of each.
+_LIMITS = (
+    (Limit(100, burst=100), (NONE, ALL)),
+    (Limit(100, burst=2), (NONE, ALL)),
+    (Limit(50, burst=1), (NONE,)),
+    (Limit(20, burst=1), (NONE, ALL)),
+    (Limit(50, burst=1, changes=True), (NONE,)),
+    (Limit(50, burst=50, invocations=2), (NONE,)),
+)
+
+QUICK = Sizes(2, 5, ((100, 1, 1),), 3, (1, 1), (100, 2000), 1, (256, 1769), 100, 1)
 
 
 @dataclass(frozen=True)
@@ -79,14 +91,17 @@ class Bench:
                 yield from self._sweep_rounds(rows, rounds, custodian_rounds)
 
     def limited(self) -> Iterator[Row]:
-        """Measure sweeps with a rate limit."""
-        for rate, repositories in self.sizes.limits:
-            rows = [
-                Row(results.LIMITED, NONE, OURS, repositories, rate),
-                Row(results.LIMITED, ALL, OURS, repositories // 2, rate),
-                Row(results.LIMITED, NONE, ADAPTIVE, repositories, rate),
-            ]
-            yield from self._sweep_rounds(rows, self.sizes.limited_rounds)
+        """Measure sweeps under rate limits."""
+        for limit, kinds in _LIMITS:
+            for missing in kinds:
+                for separate in (False, True):
+                    calls = round(self.sizes.limited_seconds * limit.rate) + limit.burst
+                    repositories = calls // limit.invocations // (2 if missing == ALL else 1)
+                    one = replace(limit, separate=separate)
+                    rows = [
+                        Row(results.LIMITED, missing, each, repositories, one) for each in (OURS, ADAPTIVE)
+                    ]
+                    yield from self._sweep_rounds(rows, *self.sizes.limited_rounds)
 
     def memory(self) -> Iterator[Row]:
         """Measure the peak memory of small and large sweeps, without latency to save time."""
@@ -112,12 +127,13 @@ class Bench:
         row.seconds += [invoke(port, _event(number)) for number in numbers]
         row.calls.append((self.ecr.count().calls - before) / len(numbers))
 
-    def _sweep_rounds(self, rows: Sequence[Row], rounds: int, custodian_rounds: int = 0) -> Sequence[Row]:
+    def _sweep_rounds(self, rows: Sequence[Row], rounds: int, slow_rounds: int = 0) -> Sequence[Row]:
         for number in range(rounds):
             for row in rows:
-                if row.implementation != CUSTODIAN or number < custodian_rounds:
+                if row.implementation not in _SLOW or number < slow_rounds:
+                    limit = f", {row.limit.name}" if row.limit else ""
                     self.report_progress(
-                        f"{row.case}: {row.implementation}, {row.repositories:,} repositories, "
+                        f"{row.case}: {row.implementation}, {row.repositories:,} repositories{limit}, "
                         f"missing grants: {row.missing}, round {number + 1} of {rounds}"
                     )
                     self._sweep(row)
@@ -125,22 +141,25 @@ class Bench:
 
     def _sweep(self, row: Row) -> None:
         latency = 0 if row.case == results.MEMORY else LATENCY
-        self.ecr.reset(row.repositories, granted=row.missing == NONE, latency=latency, rate=row.rate)
+        self.ecr.reset(row.repositories, granted=row.missing == NONE, latency=latency, limit=row.limit)
+        invocations = row.limit.invocations if row.limit else 1
         env = self._environment()
-        with cpu_quota(row.function_mb) if row.function_mb else nullcontext() as cgroup:
-            usage = run(SWEEP_COMMANDS[row.implementation], env, cgroup)
+        with (
+            cpu_quota(row.function_mb) if row.function_mb else nullcontext() as cgroup,
+            ThreadPoolExecutor() as threads,
+        ):
+            command = SWEEP_COMMANDS[row.implementation]
+            usages = list(threads.map(lambda _: run(command, env, cgroup), range(invocations)))
         count = self.ecr.count()
         failed = row.repositories - count.policies
         if row.missing == NONE and row.implementation != CUSTODIAN:
             # All repositories had a policy, so only the output shows which of them were read.
-            output = json.loads(usage.output)
-            ours = row.repositories - output.get("outcomes", {}).get("unchanged", 0)
-            failed = ours if row.implementation == OURS else output["failed"]
-        if failed and not row.rate:
+            failed = sum(_failed(row, json.loads(usage.output)) for usage in usages)
+        if failed and not row.limit:
             raise BenchError(f"{row.implementation} failed on {failed} of {row.repositories} repositories")
-        row.seconds.append(usage.seconds)
-        row.cpu.append(usage.cpu)
-        row.peak.append(usage.peak)
+        row.seconds.append(max(usage.seconds for usage in usages))
+        row.cpu.append(sum(usage.cpu for usage in usages))
+        row.peak.append(max(usage.peak for usage in usages))
         row.calls.append(count.calls)
         row.throttled.append(count.throttled)
         row.failed.append(failed)
@@ -153,6 +172,12 @@ class Bench:
             MODE="enforce",
             ROLE_NAME="ecr-allow-pull",
         )
+
+
+def _failed(row: Row, output: dict[str, Any]) -> int:
+    if row.implementation == OURS:
+        return row.repositories - int(output.get("outcomes", {}).get("unchanged", 0))
+    return int(output["failed"])
 
 
 def _event(number: int) -> dict[str, object]:

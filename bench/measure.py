@@ -9,6 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from bench.paths import WORK
@@ -62,7 +63,7 @@ def run(command: Sequence[object], env: Mapping[str, str], cgroup: Path | None =
     """
     if cgroup:
         command = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', cgroup, *command]
-    with (WORK / "output").open("w+") as output, (WORK / "errors").open("w+") as errors:
+    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - the benchmark's implementations
             list(map(str, command)), env=env, cwd=WORK, stdin=subprocess.DEVNULL, stdout=output, stderr=errors

@@ -16,6 +16,8 @@ from devstack.fake_ecr import LIST, READ, WRITE, FakeEcr, TokenBucket
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.results import Limit
+
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 _STATEMENT = {
     "Sid": "AllowPull",
@@ -58,19 +60,20 @@ class BenchEcr(FakeEcr):
         """Return the endpoint URL."""
         return self.url
 
-    def reset(self, repositories: int, *, granted: bool, latency: float = 0, rate: float = 0) -> None:
+    def reset(
+        self, repositories: int, *, granted: bool, latency: float = 0, limit: Limit | None = None
+    ) -> None:
         """Replace all repositories, and reset the counters.
 
         Args:
             repositories: the number of repositories.
             granted: whether all repositories have the grant. Otherwise they have no policy.
             latency: the duration of each call in seconds.
-            rate: the rate limit in calls a second, or 0 for no limit.
+            limit: the rate limit, if there is one.
         """
         self.policies, self.roles, self.call_log = {}, {}, []
         self.calls, self.throttled, self.latency = Counter(), 0, latency
-        operations = (LIST, READ, WRITE, _LIST_TAGS) if rate else ()
-        self.buckets = dict.fromkeys(operations, TokenBucket(rate, burst=rate))
+        self.buckets = _buckets(limit, repositories) if limit else {}
         self.create_role(ROLE)
         self.create_repository(*(f"team-{number % 100}/app-{number}" for number in range(repositories)))
         if granted and repositories:
@@ -95,6 +98,34 @@ class BenchEcr(FakeEcr):
             names = request["repositoryNames"]
             return {"repositories": [one for one in everything if one["repositoryName"] in names]}
         return super()._execute(operation, request)
+
+
+class ChangingBucket(TokenBucket):
+    """A token bucket with half the rate for the second third of a number of calls."""
+
+    def __init__(self, rate: float, burst: float, calls: int) -> None:
+        """Start with a full bucket, and change the rate within so many served calls."""
+        super().__init__(rate, burst)
+        self._full_rate, self._calls, self._served = rate, calls, 0
+
+    def take(self) -> bool:
+        """Take a token. Return False if the bucket is empty."""
+        taken = super().take()
+        self._served += taken
+        in_second_third = self._calls <= 3 * self._served < 2 * self._calls
+        self.rate = self._full_rate / 2 if in_second_third else self._full_rate
+        return taken
+
+
+def _buckets(limit: Limit, repositories: int) -> dict[str, TokenBucket]:
+    def bucket() -> TokenBucket:
+        if limit.changes:
+            return ChangingBucket(limit.rate, limit.burst, repositories)
+        return TokenBucket(limit.rate, limit.burst)
+
+    shared = bucket()
+    operations = (LIST, READ, WRITE, _LIST_TAGS)
+    return {operation: bucket() if limit.separate else shared for operation in operations}
 
 
 class _Manager(BaseManager):

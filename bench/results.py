@@ -18,6 +18,25 @@ SIZED = "sweep by function size"
 NONE, ALL = "none", "all"
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A rate limit: one token bucket for all operations, or one for each."""
+
+    rate: float  # calls a second
+    burst: int  # calls
+    separate: bool = False
+    changes: bool = False  # half the rate for the second third of the calls
+    invocations: int = 1  # that share the limit, each with all repositories
+
+    @property
+    def name(self) -> str:
+        """The limit as the tables show it."""
+        rate = (
+            f"{self.rate:g}/s, {self.rate / 2:g}/s, {self.rate:g}/s" if self.changes else f"{self.rate:g}/s"
+        )
+        return f"2 invocations share {rate}" if self.invocations > 1 else rate
+
+
 @dataclass
 class Row:
     """The measurements of one implementation in one case. Each list has one value per round."""
@@ -26,7 +45,7 @@ class Row:
     missing: str  # which repositories lack the grant at the start: NONE or ALL
     implementation: str
     repositories: int
-    rate: float = 0  # the rate limit in calls a second, or 0 for no limit
+    limit: Limit | None = None
     function_mb: int = 0  # the function size that limits the CPU share, or 0 for no limit
     seconds: list[float] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
@@ -41,14 +60,21 @@ class Row:
         return statistics.median(self.seconds)
 
     @property
-    def minimum(self) -> float:
-        """The seconds that the required calls take at the rate limit."""
-        return (2 if self.missing == ALL else 1) * self.repositories / self.rate
+    def ideal(self) -> float:
+        """The seconds that the necessary calls take at the rate limit, after the burst; 0 without a limit."""
+        if not self.limit:
+            return 0
+        calls = (2 if self.missing == ALL else 1) * self.repositories * self.limit.invocations
+        return (calls - self.limit.burst) / self.limit.rate * (4 / 3 if self.limit.changes else 1)
+
+    @property
+    def work(self) -> tuple[object, ...]:
+        """What was to do. Implementations with the same work compare."""
+        return self.case, self.missing, self.repositories, self.limit, self.function_mb
 
     def peers(self, rows: Iterable[Row]) -> dict[str, Row]:
         """Return the rows of all implementations with the same work, by implementation."""
-        work = (self.case, self.missing, self.repositories)
-        return {row.implementation: row for row in rows if (row.case, row.missing, row.repositories) == work}
+        return {row.implementation: row for row in rows if row.work == self.work}
 
     def as_json(self) -> dict[str, object]:
         """Return the row with rounded measurements."""
@@ -60,7 +86,7 @@ class Row:
 
 def rows_of(results: Results) -> list[Row]:
     """Parse the rows of results in JSON."""
-    return [Row(**row) for row in results["rows"]]
+    return [Row(**row | {"limit": row["limit"] and Limit(**row["limit"])}) for row in results["rows"]]
 
 
 def duration(seconds: float) -> str:

@@ -36,12 +36,14 @@ _WIDTH = 160  # characters
 _COLUMNS: dict[str, Callable[[Row, dict[str, Row]], str]] = {
     "": lambda row, _: row.implementation,
     "function size": lambda row, _: f"{row.function_mb} MB",
-    "rate limit": lambda row, _: f"{row.rate:g}/s",
+    "limit": lambda row, _: row.limit.name if row.limit else "",
+    "burst": lambda row, _: f"{row.limit.burst}" if row.limit else "",
+    "buckets": lambda row, _: "one per operation" if row.limit and row.limit.separate else "one",
     "repositories": lambda row, _: f"{row.repositories:,}",
     "missing grants": lambda row, _: row.missing,
     "median": lambda row, _: duration(row.median),
-    "minimum": lambda row, _: duration(row.minimum),
-    "ratio": lambda row, _: f"{row.median / row.minimum:.2f}",
+    "ideal": lambda row, _: duration(row.ideal),
+    "time vs ideal": lambda row, _: f"{row.median / row.ideal:.2f}",
     "quartiles": lambda row, _: _quartiles(row.seconds),
     "range": lambda row, _: _range(row.seconds),
     "time vs boto3": lambda row, peers: f"{row.median / peers[BASELINE].median:.2f}",
@@ -62,8 +64,7 @@ _TABLES = {
     WARM: _EVENT_COLUMNS,
     SWEEP: "repositories, missing grants, median, range, time vs boto3, speedup vs Custodian, ECR calls, "
     "CPU time, peak memory",
-    LIMITED: "rate limit, repositories, missing grants, median, minimum, ratio, throttled, failed, "
-    "peak memory",
+    LIMITED: "limit, burst, buckets, missing grants, ideal, median, time vs ideal, throttled, failed",
     MEMORY: "repositories, peak memory, median, CPU time, calls/s",
     SIZED: "function size, missing grants, median, range, CPU time, GB-seconds",
 }

@@ -16,6 +16,13 @@ from tests.e2e.conftest import ALLOW_PULL, FOREIGN, Stack
 USER = "plan-reader"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_rules(stack: Stack) -> Iterator[None]:
+    """Let the function reconcile nothing, also after a late event of the test before."""
+    with stack.only_rules():
+        yield
+
+
 @pytest.fixture(scope="module")
 def reader(stack: Stack) -> Iterator[Credentials]:
     """Return the credentials of a user who may only call the three reads."""
@@ -53,16 +60,14 @@ def plan(
 
 @contextmanager
 def planned_repositories(stack: Stack) -> Iterator[None]:
-    """Create repositories that the function does not reconcile."""
-    with stack.only_rules():
-        stack.create_repository("plan/granted", ALLOW_PULL)
-        stack.create_repository("plan/foreign", FOREIGN)
-        stack.create_repository("plan/new")
-        try:
-            yield
-        finally:
-            for name in ("granted", "foreign", "new"):
-                stack.registry.delete_repository(repositoryName=f"plan/{name}")
+    stack.create_repository("plan/granted", ALLOW_PULL)
+    stack.create_repository("plan/foreign", FOREIGN)
+    stack.create_repository("plan/new")
+    try:
+        yield
+    finally:
+        for name in ("granted", "foreign", "new"):
+            stack.registry.delete_repository(repositoryName=f"plan/{name}")
 
 
 def test_make_plan_shows_what_would_change_and_writes_nothing(stack: Stack, reader: Credentials) -> None:

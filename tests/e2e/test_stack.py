@@ -72,12 +72,12 @@ class TestManualInvocation:
 
 
 def test_sweep_near_its_timeout_continues_in_new_invocations_until_done(stack: Stack) -> None:
-    names = [f"many/app-{number:04}" for number in range(400)]
+    names = [f"many/app-{number:04}" for number in range(800)]
     functions, function = stack.aws.lambda_(), stack.outputs["FunctionName"]
     with stack.only_rules():
         for name in names:
             stack.create_repository(name)
-        functions.update_function_configuration(FunctionName=function, Timeout=1)
+        functions.update_function_configuration(FunctionName=function, Timeout=2)
         try:
             first = stack.invoke({"repositories": ["many/*"]})
             stack.wait_until(lambda: all(stack.statements(name) for name in names))

@@ -128,7 +128,7 @@ def sweeps(rate: float, burst: float, *, shared: bool = True) -> Sweeps:
 def test_a_sweep_takes_little_longer_than_the_limit_allows(
     rate: float, burst: float, ratio: float, throttled: float, *, write: bool, shared: bool
 ) -> None:
-    calls = 60 * int(rate)
+    calls = 30 * int(rate)
     run = sweeps(rate, burst, shared=shared)
 
     seconds = run.run(calls // 2 if write else calls, write=write)
