@@ -1,4 +1,4 @@
-"""Runs the benchmark, prints the tables, and writes the results and the plot.
+"""Runs the benchmark, prints the tables, and writes the results, the tables and the plot.
 
 BENCH_QUICK=1 runs a short trial that writes nothing into the project.
 BENCH_ONLY=sweep,memory runs only these cases, and keeps the other results.
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bench import plot, tables
+from bench import plot, summary, tables
 from bench.cases import LATENCY, QUICK, Bench, Sizes
 from bench.implementations import package_all
 from bench.measure import environment, run
-from bench.paths import PLOT, QUICK_RESULTS, RESULTS, RUNTIME_PYTHON
+from bench.paths import PLOT, QUICK_RESULTS, RESULTS, RUNTIME_PYTHON, TABLES
 from bench.registry import capacity, registry
 
 if TYPE_CHECKING:
@@ -46,8 +46,15 @@ def main() -> None:
     path.write_text(json.dumps(results) + "\n")
     tables.show(results)
     if not quick:
-        PLOT.write_text(plot.plot(results))
+        write_documentation(results)
     console.print(f"Results: {path}")
+
+
+def write_documentation(results: Results) -> None:
+    """Write the tables and the plot, and print what belongs into docs/performance.md."""
+    TABLES.write_text(tables.markdown(results))
+    PLOT.write_text(plot.plot(results))
+    print(summary.summary(results), summary.limits(results), sep="\n\n")  # noqa: T201 - the output
 
 
 def measure(bench: Bench, path: Path) -> Results:

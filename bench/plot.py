@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from bench.paths import PLOT, RESULTS
 from bench.results import BASELINE, CUSTODIAN, OURS, SWEEP, duration, rows_of
 
 if TYPE_CHECKING:
@@ -55,7 +53,3 @@ def _bar(name: str, seconds: float, longest: float, color: str, y: int) -> Itera
 def _title(row: Row) -> str:
     repositories = f", {row.repositories:,} repositories" if row.case == SWEEP else ""
     return f"{row.case.capitalize()}{repositories}, missing grants: {row.missing}"
-
-
-if __name__ == "__main__":
-    PLOT.write_text(plot(json.loads(RESULTS.read_text())))

@@ -1,17 +1,15 @@
-"""Prints the results as tables, for the terminal or, with `--markdown`, for the documentation."""
+"""The results as tables, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.paths import RESULTS
 from bench.results import (
     BASELINE,
     COLD,
@@ -103,16 +101,21 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return table
 
 
-def show(results: Results, *, markdown: bool = False) -> None:
+def show(results: Results) -> None:
     """Print the tables."""
     console = Console()
     console.width = max(console.width, _WIDTH)
     for table in tables(results):
-        if markdown:
-            console.print(f"\n### {table.title}\n")
-            table.title, table.box = None, box.MARKDOWN
         console.print(table)
 
 
-if __name__ == "__main__":
-    show(json.loads(RESULTS.read_text()), markdown="--markdown" in sys.argv)
+def markdown(results: Results) -> str:
+    """Return the tables in Markdown."""
+    console = Console(file=StringIO(), width=_WIDTH)
+    console.print("# Results of the benchmark\n\nWritten by `make bench`. docs/performance.md explains them.")
+    for table in tables(results):
+        console.print(f"\n## {table.title}\n")
+        table.title, table.box = None, box.MARKDOWN
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
