@@ -7,9 +7,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.request import Request
+from handler.timeouts import CONNECT_TIMEOUT, CONTINUATION_ATTEMPTS, READ_TIMEOUT
 
-# Two attempts, so that the call fits into the time that is reserved for it.
-_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})  # seconds
+_CONFIG = Config(
+    connect_timeout=CONNECT_TIMEOUT,
+    read_timeout=READ_TIMEOUT,
+    retries={"total_max_attempts": CONTINUATION_ATTEMPTS},
+)
 
 
 class ContinuationFailed(Exception):

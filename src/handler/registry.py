@@ -12,6 +12,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.retries.standard import RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
 from handler.rate_limiter import Permit, RateLimiter
+from handler.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,8 @@ MAX_CONCURRENCY = 24
 # The largest page of DescribeRepositories, from the ECR API reference.
 _PAGE_SIZE = 1000
 CLIENT_CONFIG = Config(
-    connect_timeout=3,  # seconds
-    read_timeout=10,  # seconds
+    connect_timeout=CONNECT_TIMEOUT,
+    read_timeout=READ_TIMEOUT,
     max_pool_connections=MAX_CONCURRENCY,
     # The SDK would repeat a write with a text that was read before its backoff, over what others wrote
     # meanwhile. So it tries once, and each new attempt starts with a new read.

@@ -14,10 +14,8 @@ from handler.result import Outcome, Result
 from handler.retry import Deadline, DeadlineExceeded
 from handler.scope import is_glob
 from handler.settings import Settings
+from handler.timeouts import RESERVE
 
-# Reserved for the attempts in flight, the continuation and the report: a read, a write and two attempts of
-# the continuation may each take 13 s, after waits for the rate limiter.
-_RESERVE = 90.0  # seconds
 _MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
 
 
@@ -42,7 +40,7 @@ class Sweep:
         self.remaining: Request | None = None
         self.unmatched: tuple[str, ...] = ()
         self._request = request
-        self._deadline = Deadline(time_left, min(_RESERVE, _MAX_RESERVE_SHARE * time_left()))
+        self._deadline = Deadline(time_left, min(RESERVE, _MAX_RESERVE_SHARE * time_left()))
         self._context = Context(settings, registry, self._deadline, self.dry_run, request.may_be_new)
         globs = tuple(filter(is_glob, request.repositories))
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.

@@ -450,7 +450,7 @@ def test_a_response_that_never_comes_does_not_outlast_the_deadline() -> None:
         function = Function(ecr)
         started = time.monotonic()
         function.elapsed = lambda: time.monotonic() - started  # type: ignore[method-assign]
-        function.limit = 4
+        function.limit = 1
 
         with pytest.raises(RepositoriesFailed, match="no attempt succeeded in time"):
             function.run("app")

@@ -8,11 +8,13 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +23,9 @@ import pytest
 from moto import mock_aws
 
 from handler import planner
+from handler.continuation import ContinuationFailed
 from handler.policy import attach
+from handler.report import RepositoriesFailed
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting
 from tests.environment import REQUIRED
@@ -86,6 +90,39 @@ class Deployed:
 type Start = Callable[..., Deployed]
 
 
+class LambdaApi:
+    """The API of Lambda on loopback: records the invocations, and answers each with the status."""
+
+    def __init__(self) -> None:
+        self.status = 202
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                api.calls.append((self.path, self.headers["X-Amz-Invocation-Type"], payload))
+                self.send_response(api.status)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def lambda_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaApi]:
+    api = LambdaApi()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", f"http://127.0.0.1:{api.server.server_port}")
+    with api.server:
+        threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield api
+        api.server.shutdown()
+
+
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start the function as a new Lambda environment does: import it with these settings."""
@@ -104,6 +141,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     with mock_aws():
         yield with_settings
     sys.modules.pop("handler.app", None)
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Read the log lines of the function, as CloudWatch receives them."""
+    logger, stream = logging.getLogger("ecr-allow-pull"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logger.handlers[0].formatter)
+    logger.addHandler(handler)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logger.removeHandler(handler)
 
 
 def allow_pull(*roles: str, sid: str = "AllowPull") -> dict[str, object]:
@@ -209,9 +257,15 @@ class TestANewRepository:
 
 
 class TestAnIgnoredOrInvalidEvent:
-    @pytest.mark.parametrize("change", [{}, {"source": "aws.codecommit"}])
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({}, "the call failed and created nothing"),
+            ({"source": "aws.codecommit"}, "not an event that this function acts on"),
+        ],
+    )
     def test_causes_no_call_and_the_response_gives_the_reason(
-        self, start: Start, saved_event: SavedEvent, change: dict[str, object]
+        self, start: Start, saved_event: SavedEvent, change: dict[str, object], reason: str
     ) -> None:
         function = start()
 
@@ -219,7 +273,7 @@ class TestAnIgnoredOrInvalidEvent:
 
         assert not function.calls
         assert report["checked"] == 0
-        assert report["ignored"]
+        assert report["ignored"] == reason
 
     def test_from_our_own_write_is_ignored(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(ROLE_NAME="the-role")
@@ -404,34 +458,54 @@ class TestUnlistedRoles:
 
 class TestASweepThatRunsOutOfTime:
     def test_continues_in_a_new_invocation_and_reports_the_continuation(
-        self, start: Start, monkeypatch: pytest.MonkeyPatch
+        self, start: Start, lambda_api: LambdaApi
     ) -> None:
         function = start()
         function.create("a1", "b2", "c3")
-        invocations: list[dict[str, Any]] = []
-        monkeypatch.setattr(
-            boto3, "client", lambda _, **__: SimpleNamespace(invoke=lambda **call: invocations.append(call))
-        )
         function.remaining_milliseconds = itertools.chain([900_000] * 4, itertools.repeat(0))
 
         report = function.invoke({"repositories": ["*"]})
 
         assert report["handed_over"] is True
         assert 0 < report["checked"] < 3
-        (invocation,) = invocations
-        assert invocation["InvocationType"] == "Event"
-        assert invocation["FunctionName"] == "ecr-allow-pull"
+        ((path, invocation_type, payload),) = lambda_api.calls
+        assert path == "/2015-03-31/functions/ecr-allow-pull/invocations"
+        assert invocation_type == "Event"
         function.remaining_milliseconds = itertools.repeat(900_000)
-        assert "handed_over" not in function.invoke(json.loads(invocation["Payload"]))
+        assert "handed_over" not in function.invoke(payload)
         assert all(function.policy(name) == document(allow_pull(ROLE)) for name in ("a1", "b2", "c3"))
 
-    def test_raises_an_error_if_the_new_invocation_cannot_be_started(self, start: Start) -> None:
+    def test_logs_its_totals_and_raises_an_error_if_the_new_invocation_cannot_be_started(
+        self, start: Start, lambda_api: LambdaApi, logged: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        lambda_api.status = 404
         function = start()
         function.create("a1", "b2", "c3")
         function.remaining_milliseconds = itertools.chain([900_000] * 4, itertools.repeat(0))
 
-        with pytest.raises(Exception, match=r"^the sweep could not continue in a new invocation: .*NotFound"):
+        with pytest.raises(ContinuationFailed, match=r"^the sweep could not continue in a new invocation: "):
             function.invoke({"repositories": ["*"]})
+
+        (report,) = (line for line in logged() if line["message"] == "report")
+        assert report["outcomes"]["attached"] > 0
+        assert "handed_over" not in report
+
+    def test_does_not_count_the_failures_that_the_new_invocation_retries(
+        self, start: Start, lambda_api: LambdaApi, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function = start()
+        function.create("a1", policy=long_policy(10_200))
+        function.create("b2", "c3")
+        function.remaining_milliseconds = itertools.chain([900_000] * 4, itertools.repeat(0))
+
+        function.invoke({"repositories": ["*"]})
+
+        assert "Failed" not in emitted_metrics(capsys.readouterr().out)
+        ((_, _, payload),) = lambda_api.calls
+        function.remaining_milliseconds = itertools.repeat(900_000)
+        with pytest.raises(RepositoriesFailed, match="a1"):
+            function.invoke(payload)
+        assert emitted_metrics(capsys.readouterr().out)["Failed"] == 1
 
 
 class TestAFailure:
@@ -548,17 +622,6 @@ class TestTheLog:
         assert (failed["levelname"], failed["repository"]) == ("ERROR", "long")
         assert "10,240" in failed["reason"]
         assert report["outcomes"] == {"failed": 1}
-
-
-@pytest.fixture
-def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Read the log lines of the function, as CloudWatch receives them."""
-    logger, stream = logging.getLogger("ecr-allow-pull"), io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logger.handlers[0].formatter)
-    logger.addHandler(handler)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logger.removeHandler(handler)
 
 
 def emitted_metrics(printed: str) -> dict[str, float]:

@@ -4,7 +4,6 @@ import json
 import socket
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
@@ -80,32 +79,6 @@ def test_an_ecr_that_does_not_respond_is_unavailable(serve: Callable[[socket.soc
             registry(f"http://127.0.0.1:{server.getsockname()[1]}").get_policy("team/app")
         thread.join(timeout=5)
         assert not thread.is_alive()
-
-
-def test_the_sdk_does_not_retry_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-
-    class Busy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            nonlocal calls
-            calls += 1
-            self.send_error(503)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        threading.Thread(target=server.serve_forever).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
-            monkeypatch.setenv(variable, "us-east-1")
-        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(variable, "x")
-        with pytest.raises(Unavailable):
-            Registry.connect().set_policy("team/app", "{}")
-        server.shutdown()
-
-    assert calls == 1
 
 
 def test_an_unreachable_ecr_is_unavailable() -> None:

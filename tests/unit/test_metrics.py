@@ -1,0 +1,125 @@
+"""The metrics that the deployed function emits, against those that the alarms and the dashboard read."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from devstack.fake_ecr import ACCOUNT, REGION, FakeEcr
+from handler.request import InvalidEvent
+from tests.unit.cloudformation import ROLE_ARN, STACK, deployed
+
+type Metric = tuple[str, str, str]
+
+MISSING_ROLE = f"{ROLE_ARN}-missing"
+PULL = ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"]
+
+
+def statement(effect: str, sid: str, action: object, *principals: str) -> dict[str, object]:
+    return {"Sid": sid, "Effect": effect, "Principal": {"AWS": list(principals)}, "Action": action}
+
+
+@pytest.fixture
+def ecr() -> Iterator[FakeEcr]:
+    with FakeEcr().serving() as ecr:
+        yield ecr
+
+
+@pytest.fixture
+def invoke(
+    ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch, processed_template: dict[str, Any]
+) -> Iterator[Callable[[object], None]]:
+    """Start the function with the variables that the template sets, and invoke it."""
+    function = deployed(processed_template, WorkerRoleArns=f"{ROLE_ARN},{MISSING_ROLE}")["Function"]
+    variables = function["Environment"]["Variables"] | {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": ecr.url,
+        "ROLE_NAME": "role",
+    }
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    app = importlib.import_module("handler.app")
+    context = SimpleNamespace(
+        aws_request_id="1",
+        function_name="ecr-allow-pull",
+        invoked_function_arn=f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:ecr-allow-pull",
+        memory_limit_in_mb=1024,
+        get_remaining_time_in_millis=lambda: 900_000,
+    )
+    yield lambda event: app.lambda_handler(event, context)
+    sys.modules.pop("handler.app")
+
+
+def emitted(printed: str) -> set[Metric]:
+    """Read namespace, dimensions and name of each metric, as CloudWatch does."""
+    metrics = set()
+    for line in (json.loads(line) for line in printed.splitlines() if '"_aws"' in line):
+        for directive in line["_aws"]["CloudWatchMetrics"]:
+            for dimensions in directive["Dimensions"]:
+                described = ", ".join(f"{name}={line[name]}" for name in dimensions)
+                metrics |= {
+                    (directive["Namespace"], described, metric["Name"]) for metric in directive["Metrics"]
+                }
+    return metrics
+
+
+def read_by_the_template(template: dict[str, Any]) -> set[Metric]:
+    resources = deployed(template)
+    alarms = [one for one in resources.values() if "AlarmDescription" in one]
+    of_alarms = {
+        (
+            one["Namespace"],
+            ", ".join(f"{each['Name']}={each['Value']}" for each in one["Dimensions"]),
+            one["MetricName"],
+        )
+        for one in alarms
+    }
+    widgets = json.loads(resources["Dashboard"]["DashboardBody"])["widgets"]
+    lines = [line for widget in widgets for line in widget["properties"].get("metrics", [])]
+    shown = {(line[0], f"{line[2]}={line[3]}", line[1]) for line in lines}
+    return {metric for metric in of_alarms | shown if not metric[0].startswith("AWS/")}
+
+
+def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimensions(
+    ecr: FakeEcr,
+    invoke: Callable[[object], None],
+    capsys: pytest.CaptureFixture[str],
+    saved_event: Callable[[str], dict[str, Any]],
+    processed_template: dict[str, Any],
+) -> None:
+    ecr.create_role(ROLE_ARN)
+    ecr.create_repository("created")
+    ecr.create_repository("drifted", policy={"Version": "2012-10-17", "Statement": []})
+    denied = statement("Deny", "No", "ecr:*", ROLE_ARN)
+    unlisted = statement("Allow", "AllowPull", PULL, "arn:aws:iam::333333333333:root")
+    ecr.create_repository("denied", policy={"Version": "2012-10-17", "Statement": [denied, unlisted]})
+    here = {"account": ACCOUNT, "region": REGION}
+    created, changed = (
+        json.loads(json.dumps(saved_event(name) | here).replace("team/app", repository))
+        for name, repository in (("created-by-api", "created"), ("policy-set", "drifted"))
+    )
+
+    # Each lacks the grant for the role that doesn't exist, so each fails.
+    for event in (created, changed, {"repositories": ["denied"]}):
+        with pytest.raises(Exception, match=MISSING_ROLE):
+            invoke(event)
+    ecr.create_role(MISSING_ROLE)
+    for event in (created, created, changed):
+        invoke(event)
+    with pytest.raises(InvalidEvent):
+        invoke({})
+
+    metrics = emitted(capsys.readouterr().out)
+    assert {(namespace, dimensions) for namespace, dimensions, _ in metrics} == {
+        ("EcrAllowPull", f"service={STACK}")
+    }
+    assert read_by_the_template(processed_template) <= metrics
+    assert len(read_by_the_template(processed_template)) >= 9
