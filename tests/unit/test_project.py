@@ -6,12 +6,14 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from devstack.playground_commands import DEFAULT_PORT
 from handler.request import Request
-from handler.settings import Settings
 from handler.triggers import FunctionIdentity, parse
+from tests.unit.cloudformation import deployed
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
@@ -166,10 +168,27 @@ def test_every_saved_event_can_be_parsed(saved_event: Callable[[str], dict[str, 
     assert bool(request.repositories) != bool(request.ignored)
 
 
-def test_the_sam_local_environment_holds_valid_settings(
-    saved_event: Callable[[str], dict[str, object]],
+def test_sam_local_has_the_settings_of_the_template_and_reaches_the_playground_only(
+    saved_event: Callable[[str], dict[str, object]], processed_template: dict[str, Any]
 ) -> None:
-    environment = saved_event("playground")["Function"]
-    assert isinstance(environment, dict)
+    """Without the endpoint, `sam local invoke` would write to the real registry."""
+    variables = deployed(processed_template)["Function"]["Environment"]["Variables"]
+    settings = {name: value for name, value in variables.items() if not name.startswith("POWERTOOLS_")}
 
-    assert Settings.from_environment(environment).worker_role_arns
+    assert saved_event("playground") == {
+        "Function": settings
+        | {
+            "AWS_ENDPOINT_URL": f"http://host.docker.internal:{DEFAULT_PORT}",
+            "ROLE_NAME": "ecr-allow-pull-Role",
+        }
+    }
+
+
+def test_sam_deploy_asks_before_it_changes_anything() -> None:
+    configuration = tomllib.loads((PROJECT / "samconfig.toml").read_text())
+
+    assert configuration["default"]["deploy"]["parameters"] == {
+        "capabilities": "CAPABILITY_IAM",
+        "confirm_changeset": True,
+        "resolve_s3": True,
+    }
