@@ -50,16 +50,15 @@ class Break:
         """The break in one line."""
         return f"{self.file}: {' '.join(self.find.split())!r} -> {' '.join(self.replace.split())!r}"
 
-    def apply(self, project: Path) -> str:
-        """Break a copy of the project; return the original text of the file.
+    @property
+    def is_stale(self) -> bool:
+        """Whether the file does not contain the text exactly once."""
+        return (PROJECT / self.file).read_text().count(self.find) != 1
 
-        Raises:
-            ValueError: the file does not contain the text exactly once.
-        """
+    def apply(self, project: Path) -> str:
+        """Break a copy of the project; return the original text of the file."""
         path = project / self.file
         original = path.read_text()
-        if (count := original.count(self.find)) != 1:
-            raise ValueError(f"{self.title}: the file contains the text {count} times")
         path.write_text(original.replace(self.find, self.replace))
         return original
 
@@ -125,6 +124,10 @@ def main() -> int:
     console = Console(soft_wrap=True)
     text = sys.argv[1] if len(sys.argv) > 1 else ""
     breaks = [one for one in load() if text in one.title]
+    if stale := [one for one in breaks if one.is_stale]:
+        for one in stale:
+            console.print(f"the file does not contain the text exactly once: {one.title}", markup=False)
+        return 1
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(_COPIES) as threads:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(_COPIES):
