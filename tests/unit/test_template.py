@@ -220,7 +220,7 @@ def test_the_longest_accepted_list_fits_into_the_environment_of_a_function(
     assert {"WorkerRoleArns", "Repositories"} <= set(lists)
     for name in lists:
         assert len(environment(**{name: "x" * parameters[name]["MaxLength"]})) <= 4096, name
-    documented = re.search(r"about (\d+) role ARNs", (PROJECT / "README.md").read_text())
+    documented = re.search(r"about (\d+) role ARNs", (PROJECT / "docs/configuration.md").read_text())
     assert documented
     assert len(",".join([ROLE] * int(documented[1]))) <= parameters["WorkerRoleArns"]["MaxLength"]
 
