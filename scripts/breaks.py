@@ -23,7 +23,7 @@ from devstack.host import PROJECT
 
 TABLE = PROJECT / "tests/breaks.toml"
 _COPIES = 2
-_TIMEOUT = 600  # seconds
+_TIMEOUT = 120  # seconds
 _TESTS_FAILED = 1  # exit code of pytest
 
 
@@ -140,16 +140,16 @@ def main() -> int:
             finally:
                 copies.put(project)
 
-        noticed = list(track(threads.map(notice, breaks), "Breaking", len(breaks), console=console))
-    survivors = [one for one, was_noticed in zip(breaks, noticed, strict=True) if not was_noticed]
-    unexplained = [one for one in survivors if not one.survives]
-    for one in survivors:
-        console.print(f"survived: {one.title}{f' ({one.survives})' if one.survives else ''}", markup=False)
-    for one, was_noticed in zip(breaks, noticed, strict=True):
-        if was_noticed and one.survives:
-            console.print(f"noticed, although the table expects no test to: {one.title}", markup=False)
-    console.print(f"{len(breaks) - len(survivors)} of {len(breaks)} breaks noticed")
-    return 1 if unexplained else 0
+        survivors = 0
+        results = track(threads.map(notice, breaks), "Breaking", len(breaks), console=console)
+        for one, was_noticed in zip(breaks, results, strict=True):
+            if was_noticed and one.survives:
+                console.print(f"noticed, against the table: {one.title}", markup=False)
+            elif not was_noticed:
+                survivors += not one.survives
+                console.print(f"survived: {one.title} {one.survives}", markup=False)
+    console.print(f"{survivors} of {len(breaks)} breaks survived without a reason")
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":
