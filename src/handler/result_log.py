@@ -49,7 +49,7 @@ class ResultLog:
 
     def _log_outcome(self, result: Result) -> None:
         match result.outcome:
-            case Outcome.UNCHANGED if not result.refused:
+            case Outcome.UNCHANGED:
                 pass
             case Outcome.INTERRUPTED:
                 logger.warning("interrupted", extra=result.details())

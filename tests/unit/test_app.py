@@ -370,6 +370,14 @@ class TestAManualRun:
         assert function.calls["GetRepositoryPolicy"] == 3
         assert function.policy("team/other") is None
 
+    def test_reports_globs_that_match_nothing(self, start: Start) -> None:
+        function = start()
+        function.create("team/app")
+
+        report = function.invoke({"repositories": ["team/*", "ml/*"]})
+
+        assert report["unmatched"] == ["ml/*"]
+
     def test_of_a_missing_repository_reports_gone(self, start: Start) -> None:
         report = start().invoke({"repositories": ["no/such"]})
 

@@ -76,6 +76,15 @@ class TestFailures:
         assert vars(logged.records[1])["refused"] == [ROLE]
 
 
+def test_a_missing_role_is_logged_once_for_all_repositories(logged: pytest.LogCaptureFixture) -> None:
+    report = Report(Request(("*",)), dry_run=False)
+    for name in ("first", "second"):
+        report.add(Result(name, Outcome.FAILED, refused=(ROLE,)))
+
+    assert [line.message for line in logged.records].count("role refused") == 1
+    assert [line.message for line in logged.records].count("reconcile failed") == 2
+
+
 def test_an_interrupted_repository_is_a_warning_and_no_failure(
     logged: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
