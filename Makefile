@@ -62,7 +62,8 @@ audit: audit-tools ## check the template (AWS's schemas, checkov), the dependenc
 audit-tools: $(TOOLS)/audit/.ready
 
 .PHONY: mutants
-mutants: rigor ## run mutation tests (an hour)
+mutants: dev sam rigor ## run mutation tests of the code, the template, the events and the packaging (an hour)
+	$(BIN)/python -m scripts.breaks
 	rm -rf mutants && HYPOTHESIS_PROFILE=quick $(TOOLS)/rigor/bin/mutmut run
 	$(TOOLS)/rigor/bin/mutmut results
 

@@ -1,5 +1,6 @@
 """The SDK clients as the function creates them, against endpoints that are silent, busy or absent."""
 
+import json
 import logging
 import socket
 import threading
@@ -13,7 +14,7 @@ import pytest
 from devstack.fake_ecr import FakeEcr
 from handler.continuation import ContinuationFailed, continue_in_new_invocation
 from handler.registry import MAX_CONCURRENCY, Registry, Unavailable
-from handler.request import Request
+from handler.request import MAX_FAILED_NAMES, Checkpoint, Request
 from handler.sweep import Sweep
 from tests.unit.test_settings import settings
 
@@ -160,6 +161,15 @@ def test_concurrent_calls_keep_their_connections(
             list(threads.map(read_twice, range(MAX_CONCURRENCY)))
 
     assert [record.message for record in caplog.records] == []
+
+
+def test_the_largest_continuation_fits_into_an_asynchronous_invocation() -> None:
+    """Lambda accepts 1 MB: a page of names, the failed names, and a token."""
+    longest_name = "x" * 256
+    checkpoint = Checkpoint(token="x" * 4_000, failed=(longest_name,) * MAX_FAILED_NAMES)
+    request = Request((longest_name,) * 1_000, checkpoint=checkpoint)
+
+    assert len(json.dumps(request.payload())) < 1_000_000
 
 
 def test_the_time_reserved_before_the_timeout_covers_a_read_a_write_and_the_continuation() -> None:

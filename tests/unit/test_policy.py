@@ -100,6 +100,7 @@ class TestAttach:
             ALLOW_PULL | {"Principal": "*"},
             ALLOW_PULL | {"Principal": {"AWS": "*"}},
             ALLOW_PULL | {"Principal": {"AWS": ["*", ROLE]}},
+            ALLOW_PULL | {"Principal": {"AWS": "arn:aws:iam::222222222222:role/unionai-*"}},
             ALLOW_PULL | {"Principal": {"AWS": []}},
             ALLOW_PULL | {"Principal": {"Service": "lambda.amazonaws.com"}},
             ALLOW_PULL | {"Principal": {"AWS": ROLE, "Service": "lambda.amazonaws.com"}},

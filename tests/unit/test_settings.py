@@ -54,6 +54,7 @@ def test_a_value_that_is_no_role_name_is_rejected(value: str) -> None:
         "arn:aws-us-gov:iam::222222222222:role/name",
         "arn:aws-iso-b:iam::222222222222:role/name",
         "arn:aws:iam::222222222222:role/Odd_but+legal=name.@-1",
+        f"arn:aws:iam::222222222222:role/{'r' * 64}",
     ],
 )
 def test_a_role_arn_is_accepted_in_any_partition_with_or_without_a_path(arn: str) -> None:
@@ -107,6 +108,7 @@ def test_an_empty_role_list_is_rejected_with_an_example(value: str) -> None:
         ("unionai-acme-flyteworker-node-group", "role/unionai-acme-flyteworker-node-group with"),
         ("arn:aws:iam::22222222222:role/short-account", "is not the ARN of an IAM role"),
         ("arn:aws:iam::222222222222:role/", "is not the ARN of an IAM role"),
+        (f"arn:aws:iam::222222222222:role/{'r' * 65}", "is not the ARN of an IAM role"),
         ("arn:aws:iam::222222222222:group/g", "is not the ARN of an IAM role"),
         ("arn:aws:iam::222222222222:role/two words", "is not the ARN of an IAM role"),
         ("AROAEXAMPLEEXAMPLEEXA:ci", "is not the ARN of an IAM role"),

@@ -226,8 +226,10 @@ class TestDeploymentEvents:
     def test_request_every_repository_in_scope(self, saved_event: Callable[[str], Event]) -> None:
         assert parsed(saved_event("deployed")) == Request(("*",), with_registry_policy=True)
 
-    @pytest.mark.parametrize("status", [{"status": "UPDATE_IN_PROGRESS"}, {}, None])
-    def test_are_ignored_until_the_deployment_is_complete(
+    @pytest.mark.parametrize(
+        "status", [{"status": "UPDATE_IN_PROGRESS"}, {"status": "UPDATE_ROLLBACK_COMPLETE"}, {}, None]
+    )
+    def test_are_ignored_unless_the_deployment_succeeded(
         self, saved_event: Callable[[str], Event], status: object
     ) -> None:
         event = saved_event("deployed") | {"detail": {"status-details": status}}
@@ -268,6 +270,10 @@ class TestPayloads:
         self, saved_event: Callable[[str], Event], event: str, request_: Request
     ) -> None:
         assert parsed(saved_event(event)) == request_
+
+    @pytest.mark.parametrize("length", [2, 256])
+    def test_accept_names_of_every_length_that_ecr_allows(self, length: int) -> None:
+        assert parsed({"repositories": ["r" * length]}).repositories == ("r" * length,)
 
     def test_that_repeat_a_name_request_the_repository_once(self) -> None:
         assert parsed({"repositories": ["b1", "a1", "b1"]}).repositories == ("b1", "a1")
