@@ -131,6 +131,6 @@ def _checkpoint(value: object) -> Checkpoint | None:
             "failed": [*failed],
             "failed_more": int() as failed_more,
             "relistings": int() as relistings,
-        }:
+        } if failed_more >= 0 and relistings >= 0:
             return Checkpoint(token, _patterns(unmatched), _patterns(failed), failed_more, relistings)
     raise InvalidEvent(f'only the function itself writes a "checkpoint"; {_EXPECTED_FORM}')

@@ -1,6 +1,7 @@
 """Events and payloads, parsed into the repositories to reconcile."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 
 import pytest
@@ -251,7 +252,10 @@ class TestContinuations:
 
     @pytest.mark.parametrize(
         "checkpoint",
-        [7, [], {}, {"token": "x"}, {"token": 7, "unmatched": [], "failed": 0}],
+        [
+            *(7, [], {}, {"token": "x"}, asdict(Checkpoint()) | {"token": 7}),
+            *(asdict(Checkpoint()) | {name: -1} for name in ("failed_more", "relistings")),
+        ],
     )
     def test_with_an_invalid_checkpoint_are_rejected(self, checkpoint: object) -> None:
         assert EXPECTED_FORM in error_message({"repositories": ["*"], "checkpoint": checkpoint})
