@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 gc.disable()
 
 from handler import registry_policy
-from handler.observability import logger
+from handler.observability import log_invalid_input, logger
 from handler.registry import Registry
 from handler.report import Report
 from handler.request import InvalidEvent
-from handler.result_log import log_invalid_input
 from handler.settings import InvalidSetting, Settings
 from handler.sweep import Sweep
 from handler.triggers import FunctionIdentity, event_id, parse
@@ -78,7 +77,7 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
             continue_in_new_invocation(sweep.remaining, context.function_name)
             report.continued = True
     finally:
-        response = report.log()
+        response = report.publish()
     report.raise_for_failures()
     return response
 

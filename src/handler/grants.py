@@ -14,7 +14,8 @@ ACTIONS = {
     DESCRIBE_IMAGES: ("ecr:DescribeImages",),
     PULL_THROUGH_CACHE: ("ecr:BatchImportUpstreamImage",),
 }
-# What docker and containerd call to pull. AWS's policy AmazonEC2ContainerRegistryPullOnly has no more.
+# What docker and containerd call to pull. BatchCheckLayerAvailability is optional: AWS's managed policy
+# AmazonEC2ContainerRegistryPullOnly does without it.
 REQUIRED_PULL_ACTIONS = frozenset({"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"})
 
 

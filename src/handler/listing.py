@@ -37,7 +37,7 @@ class Listing:
         self._deadline = deadline
 
     def next_page(self) -> list[str]:
-        """List a page; return the names that match, without those among the patterns.
+        """Return the names on the next page that match a glob, except those that the request names itself.
 
         Raises:
             RegistryError: ECR refused the call.
@@ -66,8 +66,8 @@ class Listing:
         return self._call(None)
 
     def _may_list_again(self) -> bool:
-        # How long a token stays valid is not documented: that of the invocation before may be too old.
-        # A new listing costs one read for each repository that is done.
+        # How long a token stays valid is not documented. One of the previous invocation may have expired. A
+        # new listing costs one more read for each repository that is done.
         token = self.checkpoint.token
         is_inherited = token is not None and token == self._inherited_token
         return is_inherited and self.checkpoint.relistings < _MAX_RELISTINGS

@@ -30,3 +30,9 @@ def emit_metrics(counts: Mapping[str, int], seconds: Mapping[str, float]) -> Non
         _metrics.add_metric(name, MetricUnit.Seconds, value)
     if seconds or any(counts.values()):
         _metrics.flush_metrics()
+
+
+def log_invalid_input(error: Exception) -> None:
+    """Log and count an invalid event or setting."""
+    logger.error("invalid input", extra={"reason": str(error)})
+    emit_metrics({"InvalidInput": 1}, {})

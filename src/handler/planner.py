@@ -22,7 +22,7 @@ class Planner:
 
     def plan(
         self,
-        present: Policy | None,
+        current: Policy | None,
         granted: Collection[Entry],
         roles: Collection[str] = (),
         *,
@@ -31,29 +31,29 @@ class Planner:
         """Plan the policy in which the roles have their grants.
 
         Args:
-            present: the repository's policy; the result is the same object if nothing is to change.
+            current: the repository's policy; the result is the same object if nothing is to change.
             granted: the entries that it has, or that ECR has accepted: a read may lag behind a write.
             roles: the roles to add.
             without_deleted: if something is to change, the ids of deleted principals leave our statements.
         """
-        wanted = [grant.limited_to(roles, granted) for grant in self.grants]
-        removable = self._removable(wanted)
-        planned = attach(present, wanted, remove_unlisted=removable)
-        if planned is not present and without_deleted:
-            planned = attach(present, wanted, remove_unlisted=removable, remove_deleted=True)
+        grants = [grant.limited_to(roles, granted) for grant in self.grants]
+        removable = self._removable(grants)
+        planned = attach(current, grants, remove_unlisted=removable)
+        if planned is not current and without_deleted:
+            planned = attach(current, grants, remove_unlisted=removable, remove_deleted=True)
         # ECR takes no policy without statements, and to delete a policy is another permission.
-        return planned if statements(planned) else present
+        return planned if statements(planned) else current
 
-    def plan_without_new_roles(self, present: Policy | None, granted: Collection[Entry]) -> Policy | None:
+    def plan_without_new_roles(self, current: Policy | None, granted: Collection[Entry]) -> Policy | None:
         """Plan the policy without further roles, and without ids of deleted principals in our statements."""
-        return attach(self.plan(present, granted, without_deleted=False), (), remove_deleted=True)
+        return attach(self.plan(current, granted, without_deleted=False), (), remove_deleted=True)
 
-    def _removable(self, wanted: Sequence[Grant]) -> set[str]:
+    def _removable(self, grants: Sequence[Grant]) -> set[str]:
         """Return the Sids that lose unlisted principals: not those that would keep no configured role."""
         if not self.remove_unlisted:
             return set()
         return {
             grant.sid
-            for grant, configured in zip(wanted, self.grants, strict=True)
+            for grant, configured in zip(grants, self.grants, strict=True)
             if grant.roles or not configured.roles
         }

@@ -34,14 +34,14 @@ def attach(
         remove_unlisted: the Sids of the grants whose statements hold exactly the grant's roles.
         remove_deleted: our statements hold no ids of deleted principals.
     """
-    present = granted(policy)
+    entries = granted(policy)
     missing = {
-        grant.sid: [role for role in grant.roles if Entry(grant.sid, role) not in present] for grant in grants
+        grant.sid: [role for role in grant.roles if Entry(grant.sid, role) not in entries] for grant in grants
     }
-    removed = frozenset(present - {entry for grant in grants for entry in grant.entries()})
+    removed = frozenset(entries - {entry for grant in grants for entry in grant.entries()})
     removed = frozenset(entry for entry in removed if entry.sid in remove_unlisted)
     if remove_deleted:
-        removed |= deleted(present)
+        removed |= deleted(entries)
     if not any(missing.values()) and not removed:
         return policy
 
@@ -52,11 +52,13 @@ def attach(
             kept.append(statement)
             continue
         sid, principals = ours
-        wanted = [name for name in principals if Entry(sid, name) not in removed] + missing.pop(sid, [])
-        if wanted == principals:
+        kept_principals = [name for name in principals if Entry(sid, name) not in removed] + missing.pop(
+            sid, []
+        )
+        if kept_principals == principals:
             kept.append(statement)
-        elif wanted:
-            kept.append(statement | {"Principal": _principal(wanted)})
+        elif kept_principals:
+            kept.append(statement | {"Principal": _principal(kept_principals)})
     taken = {str(statement.get("Sid")) for statement in statements(policy)}
     kept += [_statement(_free_sid(sid, taken), sid, roles) for sid, roles in missing.items() if roles]
     return (policy or {"Version": "2012-10-17"}) | {"Statement": kept}

@@ -61,7 +61,7 @@ class PolicyWriter:
     new read: what others wrote before that read stays.
 
     Attributes:
-        present: the policy as last read or written.
+        current: the policy as last read or written.
         entries: the entries of our statements in it.
         accepted: the entries of the grants in the policies that ECR accepted.
         accepted_contents: the contents of the last of these policies.
@@ -72,7 +72,7 @@ class PolicyWriter:
         self._name = name
         self._roles = frozenset(roles_of(grants))
         self._context = context
-        self.present: Policy | None = None
+        self.current: Policy | None = None
         self.entries: frozenset[Entry] = frozenset()
         self.accepted: frozenset[Entry] = frozenset()
         self.accepted_contents: Contents | None = None
@@ -98,12 +98,12 @@ class PolicyWriter:
         """Read the policy, plan another, and write that if it differs. Return whether it was written.
 
         Args:
-            plan: the present policy -> the wanted one; the same object if nothing is to change.
-            always: write the wanted policy even if it is the present one.
+            plan: the current policy -> the desired one; the same object if nothing is to change.
+            always: write the desired policy even if it is the current one.
 
         Raises:
-            Rejected: ECR does not accept the wanted policy.
-            InvalidPolicy: the present policy cannot be parsed.
+            Rejected: ECR does not accept the desired policy.
+            InvalidPolicy: the current policy cannot be parsed.
             RegistryError: ECR refused a call.
             DeadlineExceeded: the deadline passed.
         """
@@ -116,22 +116,22 @@ class PolicyWriter:
         )
 
     def _read_plan_write(self, plan: Plan, *, always: bool) -> bool:
-        present = self.present = parse(self._context.registry.get_policy(self._name))
-        self.entries = granted(present)
+        current = self.current = parse(self._context.registry.get_policy(self._name))
+        self.entries = granted(current)
         self._context.knowledge.record_existing(self._roles_in(self.entries))
-        wanted = plan(present)
-        if wanted is None or (wanted is present and not always):
+        desired = plan(current)
+        if desired is None or (desired is current and not always):
             return False
         try:
-            self._write(wanted)
+            self._write(desired)
         except (PolicyRejected, PolicyTooLong) as cause:
-            added = granted(wanted) - self.granted
-            raise Rejected(cause, sorted(self._roles_in(added)), wanted) from None
+            added = granted(desired) - self.granted
+            raise Rejected(cause, sorted(self._roles_in(added)), desired) from None
         return True
 
-    def _write(self, wanted: Policy) -> None:
-        text = render(wanted)
-        entries = granted(wanted)
+    def _write(self, desired: Policy) -> None:
+        text = render(desired)
+        entries = granted(desired)
         gained, lost = entries - self.entries, self.entries - entries
         if not self._context.dry_run:
             try:
@@ -143,9 +143,9 @@ class PolicyWriter:
                 raise
             self._context.knowledge.record_existing(self._roles_in(entries))
         self._record_change(gained, lost)
-        self.present, self.entries = wanted, entries
+        self.current, self.entries = desired, entries
         self.accepted |= frozenset(entry for entry in entries if entry.principal in self._roles)
-        self.accepted_contents = contents(wanted)
+        self.accepted_contents = contents(desired)
 
     def _roles_in(self, entries: Iterable[Entry]) -> frozenset[str]:
         return self._roles.intersection(entry.principal for entry in entries)

@@ -17,17 +17,17 @@ from math import inf
 
 _MIN_RATE = 5.0  # calls per second: below it, backoff alone is slow enough
 _ASSUMED_BURST = 1.0  # seconds of the rate: the assumed size of ECR's bucket
-_IDLE = 1.0  # seconds without a call
-_SLOW_START = 2**0.25  # the rate doubles every four calls
+_IDLE_SECONDS = 1.0  # without a call
+_SLOW_START_GROWTH = 2**0.25  # the rate doubles every four calls
 _SLOW_START_DECREASE = 0.5  # back to the rate of four calls before
 _INCREASE = 0.0006  # of the rate, per served call
 _MAX_INCREASE = 0.03
-_CLEAN_RUN = 20  # served calls in a row that double the increase: the limit was raised
+_CLEAN_RUN = 20  # served calls without a throttle that double the increase: the limit was probably raised
 _DECREASE = 0.03  # of the rate, per throttled call
-# Throttled writes, forgotten at a slow pace, from which on writes wait for a slot.
+# The count of throttled writes decays with each served write. From this value on, writes wait for a slot.
 _PACE_WRITES_FROM = 3.0
 _MAX_THROTTLED_WRITES = 6.0
-_FORGOTTEN = 0.02  # per served write
+_THROTTLED_WRITE_DECAY = 0.02  # per served write
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class RateLimiter:
         """Start without a limit; the clock and the sleep count in seconds."""
         self._clock = clock
         self._sleep = sleep
-        self._turn = threading.Lock()
+        self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
         self._rate = inf
         self._next_slot = self._rate_set_at = clock()
@@ -70,7 +70,7 @@ class RateLimiter:
     def acquire(self) -> Permit:
         """Wait for the next slot."""
         waited = False
-        with self._turn:  # one at a time, so that each waits by the rate of its own turn
+        with self._queue_lock:  # one at a time, so that each waits by the rate of its own turn
             while (delay := self._take_slot()) > 0:
                 waited = True
                 self._sleep(delay)
@@ -100,7 +100,7 @@ class RateLimiter:
         """Raise the rate after a call that ECR served."""
         with self._lock:
             if permit.write:
-                self._throttled_writes = max(0.0, self._throttled_writes - _FORGOTTEN)
+                self._throttled_writes = max(0.0, self._throttled_writes - _THROTTLED_WRITE_DECAY)
             if self._rate == inf:
                 self._served += 1
             # A call that did not wait says nothing about the limit.
@@ -129,7 +129,7 @@ class RateLimiter:
         """Take the next slot and return 0, or return the seconds until it may be taken."""
         with self._lock:
             now = self._clock()
-            if self._rate == inf and now - self._next_slot > _IDLE:
+            if self._rate == inf and now - self._next_slot > _IDLE_SECONDS:
                 self._served, self._rate_set_at = 0, now  # the time before says nothing about the rate
             yields = self._waiting_writes > 0 and not write
             if now >= self._next_slot and not yields:
@@ -147,7 +147,7 @@ class RateLimiter:
 
     def _raise_rate(self) -> None:
         if self._slow_start:
-            self._rate *= _SLOW_START
+            self._rate *= _SLOW_START_GROWTH
             return
         self._clean_run += 1
         if self._clean_run % _CLEAN_RUN == 0:

@@ -23,22 +23,16 @@ def reconcile(name: str, context: Context) -> Result:
     ECR rejects a whole policy for one principal that does not exist, and does not say which. Then the roles
     are granted one by one.
     """
-    reconciliation = _Reconciliation(name, context)
     try:
-        return reconciliation.run()
-    except RepositoryNotFound:
-        return Result(name, Outcome.GONE)
-    except DeadlineExceeded as error:
-        return reconciliation.result(Outcome.INTERRUPTED, reason=f"no attempt succeeded in time: {error}")
-    except (RegistryError, InvalidPolicy) as error:
-        return reconciliation.result(Outcome.FAILED, reason=str(error))
+        return _Reconciliation(name, context).reconcile()
     except Exception as error:  # noqa: BLE001 - not even a bug in one reconciliation stops the others
         # The error's own text may hold parts of a policy.
         kind = type(error).__name__
         frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
         logger.error("internal error", extra={"repository": name, "error": kind, "at": frames})
-        reason = f"unexpected {kind}, a bug of this function; the log says where"
-        return reconciliation.result(Outcome.FAILED, reason=reason)
+        return Result(
+            name, Outcome.FAILED, reason=f"unexpected {kind}, a bug of this function; the log says where"
+        )
 
 
 class _Reconciliation:
@@ -53,7 +47,18 @@ class _Reconciliation:
         self._writer = PolicyWriter(name, self._grants, context)
         self._granter = RoleGranter(self._writer, self._grants, context)
 
-    def run(self) -> Result:
+    def reconcile(self) -> Result:
+        """Attach the grants; return the result, also if that failed."""
+        try:
+            return self._reconcile()
+        except RepositoryNotFound:
+            return Result(self._name, Outcome.GONE)
+        except DeadlineExceeded as error:
+            return self._result(Outcome.INTERRUPTED, reason=f"no attempt succeeded in time: {error}")
+        except (RegistryError, InvalidPolicy) as error:
+            return self._result(Outcome.FAILED, reason=str(error))
+
+    def _reconcile(self) -> Result:
         """Attach the grants; return the result.
 
         Raises:
@@ -67,17 +72,22 @@ class _Reconciliation:
         lacking = roles_of([grant.without(self._writer.granted) for grant in self._grants])
         refused = [role for role in lacking if role in missing | skipped]
         unproved = {role: rejections[role] for role in lacking if role in rejections.keys() - set(refused)}
-        if unproved:
-            reason = rejection_reason(self._writer.present, unproved, self._knowledge.existing)
-            return self.result(Outcome.FAILED, refused, reason)
-        result = self.result(Outcome.UNCHANGED, refused)
+        removed = [role for role in lacking if role not in (*refused, *unproved)]
+        if unproved or removed:
+            reasons = (
+                [f"another caller removed the grant of {', '.join(removed)} meanwhile"] if removed else []
+            )
+            if unproved:
+                reasons.append(rejection_reason(self._writer.current, unproved, self._knowledge.existing))
+            return self._result(Outcome.FAILED, refused, ". ".join(reasons))
+        result = self._result(Outcome.UNCHANGED, refused)
         if result.added or result.removed:
             return replace(result, outcome=self._changed)
         if refused:
             return replace(result, outcome=Outcome.FAILED)
         return result
 
-    def result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
+    def _result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
         """Return the result, with what was changed so far."""
         unlisted = self._writer.entries.difference(*(grant.entries() for grant in self._grants))
         return Result(
@@ -86,7 +96,7 @@ class _Reconciliation:
             added=self._writer.added,
             removed=self._writer.removed,
             refused=tuple(refused),
-            denied_by=denials(self._writer.present, self._grants),
+            denied_by=denials(self._writer.current, self._grants),
             reason=reason,
             unlisted=unlisted,
             not_removed=self._not_removed(unlisted, refused),

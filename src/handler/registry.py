@@ -36,16 +36,17 @@ CLIENT_CONFIG = Config(
     # meanwhile. So it tries once, and each new attempt starts with a new read.
     retries={"total_max_attempts": 1},
 )
-# What the SDK itself would retry, and what ECR's API guide and HTTP add to that.
+# What the SDK's standard mode would retry, and what ECR's API guide and HTTP add to that.
 _is_throttle = ThrottledRetryableChecker().is_retryable
 _is_transient = TransientRetryableChecker().is_retryable
 _ECR_THROTTLE = "ThrottleException"
 _REQUEST_TIMEOUT = 408
-_PRINCIPAL_NOT_FOUND = "Principal not found"
-# An older text for the same. Other faults get it too, such as a Resource element.
-_POLICY_INVALID = "Invalid repository policy provided"
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
+# The messages for a rejected policy: the second is older, and ECR uses it for other faults too, such as a
+# Resource element.
+_PRINCIPAL_NOT_FOUND = "Principal not found"
+_POLICY_INVALID = "Invalid repository policy provided"
 
 
 class RegistryError(Exception):
@@ -143,9 +144,11 @@ class Registry:
         read: Callable[[], GetRepositoryPolicyResponseTypeDef | GetRegistryPolicyResponseTypeDef],
     ) -> str | None:
         try:
-            return self._call(self._rate_limiter.acquire(), read)["policyText"]
+            response = self._call(self._rate_limiter.acquire(), read)
         except PolicyNotFound:
             return None
+        try:
+            return response["policyText"]
         except KeyError as error:
             raise Unavailable(f"ECR's response to {operation_name} has no {error}") from None
 

@@ -1,8 +1,9 @@
 """What follows from a policy that ECR rejects as a whole: which roles are missing, and the reason. Pure.
 
 ECR rejects a policy for one principal that does not exist, and does not say which. A role is proved to be
-missing if ECR rejects a policy with the role, and either accepts the same policy without the role, perhaps
-with more principals, or the policy holds nothing else.
+missing if ECR rejects a policy that holds the role, and one of these is true: that policy holds nothing else;
+or ECR accepts a policy with the same foreign statements and at least the same other entries, but without the
+role.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -9,8 +9,8 @@ from handler.denials import Denial
 from handler.observability import emit_metrics, logger
 from handler.registry_policy import RegistryPolicy
 from handler.request import Request
-from handler.result import Outcome, Result, Severity
-from handler.result_log import WHY_REFUSED, ResultLog, log_denials
+from handler.result import WHY_REFUSED, Outcome, Result, Severity
+from handler.result_log import ResultLog, log_denials
 
 # The response and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS = 100
@@ -36,7 +36,7 @@ class Report:
         self.continued = False
         self._request = request
         self._dry_run = dry_run
-        self._failed_before = request.checkpoint.failed_more if request.checkpoint else 0
+        self._unnamed_failures = request.checkpoint.failed_more if request.checkpoint else 0
         self._seconds_to_grant: dict[str, float] = {}
         self._totals: Counter[Outcome] = Counter()
         self._severities: Counter[Severity] = Counter()
@@ -48,7 +48,7 @@ class Report:
         self._pulls_denied = 0
         self._pulls_denied_conditionally = 0
         self._registry_policy: RegistryPolicy | None = None
-        self._log = ResultLog(drift=request.after_policy_change)
+        self._result_log = ResultLog(drift=request.after_policy_change)
         self._details: dict[Severity, list[Result]] = {severity: [] for severity in Severity}
 
     def add_registry_policy(self, policy: RegistryPolicy) -> None:
@@ -71,7 +71,7 @@ class Report:
         self._denied += bool(result.denied_by)
         self._unlisted += bool(result.unlisted)
         self._unlisted_entries += len(result.unlisted)
-        self._log.add(result)
+        self._result_log.add(result)
         if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
@@ -82,7 +82,7 @@ class Report:
         self._pulls_denied += always
         self._pulls_denied_conditionally += bool(refusing) and not always
 
-    def log(self) -> dict[str, object]:
+    def publish(self) -> dict[str, object]:
         """Log the totals, write the metrics, and return the response."""
         attached = self._totals[Outcome.ATTACHED]
         counts = {
@@ -90,7 +90,7 @@ class Report:
             "Unchanged": self._totals[Outcome.UNCHANGED],
             "DriftCorrected": attached if self._request.after_policy_change else 0,
             # A new invocation that continues the sweep retries the failures, and counts what remains.
-            "Failed": 0 if self.continued else self._failed + self._failed_before,
+            "Failed": 0 if self.continued else self._failed + self._unnamed_failures,
             "RolesRefused": len(self._refused),
             "UnlistedPrincipals": self._unlisted_entries,
             "PullsDenied": self._pulls_denied,
@@ -138,7 +138,7 @@ class Report:
         Raises:
             RepositoriesFailed: names the repositories and the reasons.
         """
-        if (self._failed or self._failed_before) and not self.continued:
+        if (self._failed or self._unnamed_failures) and not self.continued:
             raise RepositoriesFailed(". ".join(self._failures()))
 
     @property
@@ -161,10 +161,10 @@ class Report:
             reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
             more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
             failures.append(f"{count} of {checked} repositories failed: {reasons}{more}")
-        if self._failed_before:
+        if self._unnamed_failures:
             failures.append(
-                f"{self._failed_before} more failed in earlier invocations of the sweep and are named in the "
-                'log. Run a sweep of all: {"repositories": ["*"]}'
+                f"{self._unnamed_failures} more failed in earlier invocations of the sweep and are named in "
+                'the log. Run a sweep of all: {"repositories": ["*"]}'
             )
         return failures
 

@@ -68,7 +68,10 @@ class Request:
     ignored: str = ""
 
     def payload(self) -> dict[str, object]:
-        """Return the payload of a continuation. An event names one repository and never continues."""
+        """Return the payload of a continuation.
+
+        It holds none of the fields that only requests for a single repository have: these never continue.
+        """
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
         if self.checkpoint:
             payload["checkpoint"] = asdict(self.checkpoint)

@@ -7,6 +7,11 @@ from enum import IntEnum, StrEnum, auto
 from handler.denials import Denial, denials_details
 from handler.grants import Entry
 
+WHY_REFUSED = (
+    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "
+    "or DescribeRoleArns"
+)
+
 
 class Outcome(StrEnum):
     """The outcome of reconciling one repository."""

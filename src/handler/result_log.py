@@ -1,21 +1,16 @@
-"""The log lines of the results of an invocation: none where nothing changed, and a limited number."""
+"""The log lines of results: changes, failures, denials, skips and, up to a limit, unlisted principals."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from handler.denials import Denial
 from handler.grants import Entry
-from handler.observability import emit_metrics, logger
-from handler.result import Outcome, Result, by_grant
+from handler.observability import logger
+from handler.result import WHY_REFUSED, Outcome, Result, by_grant
 
-# An unlisted principal is logged for so many repositories, and all of them in so many lines of an invocation.
+# An unlisted principal is logged for at most so many repositories, and all in at most so many lines.
 _MAX_UNLISTED_REPOSITORIES = 100
 _MAX_UNLISTED_LINES = 1_000
-
-WHY_REFUSED = (
-    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "
-    "or DescribeRoleArns"
-)
 
 
 class ResultLog:
@@ -65,9 +60,3 @@ def log_denials(denials: Sequence[Denial], details: Mapping[str, object]) -> Non
     """Log statements that deny a grant, with these details."""
     refuses_pull = any(denial.refuses_pull for denial in denials)
     logger.warning("pull denied" if refuses_pull else "grant denied", extra=details)
-
-
-def log_invalid_input(error: Exception) -> None:
-    """Log and count an invalid event or setting."""
-    logger.error("invalid input", extra={"reason": str(error)})
-    emit_metrics({"InvalidInput": 1}, {})

@@ -98,8 +98,8 @@ class RoleGranter:
             Rejected: ECR does not accept the policy.
         """
 
-        def plan(present: Policy | None, *, without_deleted: bool) -> Policy | None:
-            return self._planner.plan(present, self._writer.granted, roles, without_deleted=without_deleted)
+        def plan(current: Policy | None, *, without_deleted: bool) -> Policy | None:
+            return self._planner.plan(current, self._writer.granted, roles, without_deleted=without_deleted)
 
         try:
             self._writer.update(partial(plan, without_deleted=self._knowledge.deleted_ids_rejected))
@@ -126,12 +126,12 @@ class RoleGranter:
             return
         try:
             self._writer.update(
-                lambda present: self._planner.plan_without_new_roles(present, self._writer.granted),
+                lambda current: self._planner.plan_without_new_roles(current, self._writer.granted),
                 always=True,
             )
         except Rejected as rejected:
             raise self._rejected_anyway(rejected) from None
 
     def _rejected_anyway(self, rejected: Rejected) -> PolicyRejected:
-        hint = "" if rejected.rejection.too_long else f". {principal_hint(self._writer.present)}"
+        hint = "" if rejected.rejection.too_long else f". {principal_hint(self._writer.current)}"
         return PolicyRejected(f"{rejected}{hint}")

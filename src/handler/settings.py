@@ -50,7 +50,7 @@ class Settings:
     role_name: str
 
     def grants(self, repository: str | None = None) -> tuple[Grant, ...]:
-        """Return all grants, with the roles that get them in a repository in scope, or anywhere."""
+        """Return all grants, with the roles that get them in a repository in scope; by default, in any."""
         if repository is None:
             imports = bool(self.pull_through_cache.included)
         else:

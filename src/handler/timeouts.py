@@ -6,7 +6,7 @@ CALL_TIMEOUT = CONNECT_TIMEOUT + READ_TIMEOUT
 # Of the call that continues a sweep in a new invocation.
 CONTINUATION_ATTEMPTS = 2
 
-# Waits for the rate limiter and between the attempts, the report, name resolution, a busy machine.
+# For the rate limiter, backoff, name resolution and the report.
 _MARGIN = 38
-# At the deadline a read and its write may begin. The continuation follows.
+# In the worst case, a read and its write start at the deadline, and then the continuation with its retries.
 RESERVE = (2 + CONTINUATION_ATTEMPTS) * CALL_TIMEOUT + _MARGIN

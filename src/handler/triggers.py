@@ -75,7 +75,7 @@ def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request:
 def _parser_of(event: Json, detail: Json) -> Callable[[Json, Json, FunctionIdentity], Request] | None:
     detail_type = str(event["detail-type"])
     match event.get("source"):
-        # CodeCommit and ECR Public have a CreateRepository too: only the two sources distinguish them.
+        # CodeCommit and ECR Public have a CreateRepository too, so both sources are checked.
         case "aws.ecr" if detail_type in _CLOUDTRAIL and detail.get("eventSource") == "ecr.amazonaws.com":
             return _CALLS.get(str(detail.get("eventName")))
         case "aws.ecr" if detail_type in _IMAGE_EVENTS:

@@ -22,7 +22,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from handler import planner
+from handler import planner, reconciler
 from handler.continuation import ContinuationFailed
 from handler.policy import attach
 from handler.report import RepositoriesFailed
@@ -559,6 +559,16 @@ class TestAFailure:
             function.invoke({"repositories": ["first", "second"]})
 
         assert [function.policy("first"), function.policy("second")].count(document(allow_pull(ROLE))) == 1
+
+    def test_caused_by_a_bug_in_the_search_for_denials_does_not_end_the_sweep(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        function = start()
+        function.create("first", "second")
+        monkeypatch.setattr(reconciler, "denials", lambda *_: 1 / 0)
+
+        with pytest.raises(Exception, match=r"^2 of 2 .*first: unexpected ZeroDivisionError.*second: unexp"):
+            function.invoke({"repositories": ["first", "second"]})
 
     def test_of_many_repositories_counts_all_and_names_some(self, start: Start) -> None:
         function = start()

@@ -30,7 +30,6 @@ MODULES = {
         "request",
         "settings",
         "sweep",
-        "result_log",
         "triggers",
         "registry_policy",
     },

@@ -109,7 +109,7 @@ class SweepsUnderAChangingLimit(Sweeps):
 
 def limiter_in(time: VirtualTime) -> RateLimiter:
     limiter = RateLimiter(time.clock, time.sleep)
-    limiter._turn = VirtualLock(time)  # type: ignore[assignment]  # noqa: SLF001
+    limiter._queue_lock = VirtualLock(time)  # type: ignore[assignment]  # noqa: SLF001
     return limiter
 
 

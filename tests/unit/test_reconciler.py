@@ -857,6 +857,19 @@ class TestRetries:
             assert [0.5 <= delay / min(0.2 * 2**n, 6.4) <= 1 for n, delay in enumerate(delays)] == [True] * 8
 
 
+def test_a_grant_that_another_caller_removes_while_roles_are_tried_one_by_one_is_reported(
+    ecr: FakeEcr, function: Function
+) -> None:
+    function.roles = (A, B, "arn:aws:iam::222222222222:role/missing")
+    ecr.create_repository("app", policy=document(grant(A)))
+    ecr.run_before(READ, lambda: None, lambda: ecr.set_policy("app", FOREIGN_POLICY))
+
+    details = repository_details(function.reconcile())
+
+    assert details["outcome"] == "failed"
+    assert f"another caller removed the grant of {A} meanwhile" in details["reason"]
+
+
 class TestTheDeadline:
     def test_is_met_if_ecr_never_responds(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")

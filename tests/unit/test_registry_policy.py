@@ -167,7 +167,7 @@ class TestTheReport:
     def test_names_the_statement_that_denies_and_counts_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         report = Report(Request(("*",)), dry_run=False)
         report.add_registry_policy(evaluated(deny(Action="ecr:BatchGetImage")))
-        report.log()
+        report.publish()
 
         assert report.response()["registry_policy"]["denied_by"] == [  # type: ignore[index]
             {"statement": '"No"', "grant": PULL, "roles": [A, B], "actions": ["ecr:BatchGetImage"]}

@@ -36,7 +36,7 @@ class TestFailures:
         report = Report(Request(("*",)), dry_run=False)
         report.add(FAILED)
         report.continued = True
-        report.log()
+        report.publish()
 
         assert "Failed" not in metrics(capsys.readouterr().out)
         report.raise_for_failures()
@@ -46,7 +46,7 @@ class TestFailures:
     ) -> None:
         report = Report(Request(("*",), checkpoint=Checkpoint(failed_more=5)), dry_run=False)
         report.add(FAILED)
-        report.log()
+        report.publish()
 
         assert metrics(capsys.readouterr().out)["Failed"] == 6
         with pytest.raises(RepositoriesFailed, match=r"team/app: not authorized.*5 more failed in earlier"):
@@ -90,7 +90,7 @@ def test_an_interrupted_repository_is_a_warning_and_no_failure(
 ) -> None:
     report = Report(Request(("*",)), dry_run=False)
     report.add(Result("team/app", Outcome.INTERRUPTED, reason="Rate exceeded"))
-    report.log()
+    report.publish()
 
     assert ("WARNING", "interrupted") in [(line.levelname, line.message) for line in logged.records]
     assert "Failed" not in metrics(capsys.readouterr().out)

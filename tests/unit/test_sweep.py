@@ -107,7 +107,7 @@ class Lambda:
                 for result in sweep.run():
                     report.add(result)
             finally:
-                report.log()
+                report.publish()
             self.longest_invocation = max(self.longest_invocation, self.registry.time - started)
             if sweep.remaining:
                 payloads += [sweep.remaining.payload()] * (
