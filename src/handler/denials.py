@@ -125,4 +125,4 @@ def _aws_principals(statement: Statement) -> list[str]:
     element = statement.get("Principal", statement.get("NotPrincipal"))
     if element == "*":
         return ["*"]
-    return (strings(element.get("AWS", [])) or []) if isinstance(element, dict) else []
+    return (strings(element.get("AWS")) or []) if isinstance(element, dict) else []

@@ -168,7 +168,9 @@ class TestPolicyChangeEvents:
         assert request == Request(ignored="the function's own write")
 
     def test_are_ignored_if_the_call_failed(self) -> None:
-        assert "failed" in parsed(policy_change_event({"errorCode": "InvalidParameterException"})).ignored
+        request = parsed(policy_change_event({"errorCode": "InvalidParameterException"}))
+
+        assert request == Request(ignored="the call failed and changed nothing")
 
 
 def policy_change_event(detail: Detail) -> Event:
@@ -235,7 +237,7 @@ class TestDeploymentEvents:
     ) -> None:
         event = saved_event("deployed") | {"detail": {"status-details": status}}
 
-        assert parsed(event).repositories == ()
+        assert parsed(event) == Request(ignored="not a completed deployment")
 
 
 class TestContinuations:
