@@ -27,6 +27,7 @@ from handler.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled
 from handler.request import Request
 from handler.result import Outcome
 from handler.retry import Deadline, DeadlineExceeded, retry_with_backoff
+from handler.scope import matches_any
 from handler.settings import InvalidSetting, Settings
 from handler.sweep import OutOfTime, Sweep
 from scripts.plan_client import connect
@@ -112,6 +113,7 @@ def make_plan(settings: Settings, client: ECRClient, stop: Stop) -> Plan:
         names = _list(registry, progress, stop)
         in_scope = tuple(name for name in names if name in settings.scope)
         plan.listed, plan.in_scope = len(names), len(in_scope)
+        plan.unmatched = _unmatched(settings, names)
         progress.start_reading(len(in_scope))
         sweep = Sweep(Request(in_scope, dry_run=True), settings, registry, stop.time_left)
         try:
@@ -126,6 +128,11 @@ def make_plan(settings: Settings, client: ECRClient, stop: Stop) -> Plan:
             pass  # stopped before the first result
     plan.complete = not stop.requested
     return plan
+
+
+def _unmatched(settings: Settings, names: Sequence[str]) -> list[str]:
+    globs = {*settings.scope.included, *settings.pull_through_cache.included} - {"*"}
+    return sorted(glob for glob in globs if not any(matches_any(name, [glob]) for name in names))
 
 
 def _first_repository_arn(client: ECRClient) -> str:

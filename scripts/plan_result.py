@@ -33,6 +33,7 @@ class Plan:
         region: the registry's region.
         listed: the number of repositories in the registry.
         in_scope: the number of repositories that the settings select.
+        unmatched: the globs of the settings that match no repository.
         complete: whether all of these were read.
         all_failed: whether no result so far is a success.
         registry_policy: what the registry's own policy says on the grants, unless the registry is empty.
@@ -43,6 +44,7 @@ class Plan:
     account: str = ""
     listed: int = 0
     in_scope: int = 0
+    unmatched: list[str] = field(default_factory=list)
     complete: bool = False
     all_failed: bool = True
     registry_policy: RegistryPolicy | None = None
@@ -93,6 +95,7 @@ class Plan:
                 "failed": len(self.failed),
                 "gone": len(self.gone),
             },
+            "unmatched": self.unmatched,
             "registry_policy": self.registry_policy and self.registry_policy.details(),
             "would_change": [one.details() for one in self.to_change],
             "denied": [one.details() for one in self.denied],

@@ -87,6 +87,8 @@ def show(plan: Plan, console: Console) -> None:
     _show_changes(plan, console)
     _show_denied(plan, console)
     _show_failed(plan, console)
+    if plan.listed and plan.unmatched:
+        console.print(Text(f"\n! No repository matches: {', '.join(plan.unmatched)}", style="yellow"))
     console.print(f"\n{_summary(plan)}\n")
 
 
@@ -179,6 +181,8 @@ def _summary(plan: Plan) -> str:
         return f"[red]✗ {_repositories(len(plan.failed))} failed.[/] Nothing was written."
     if plan.to_change:
         return f"[yellow]{_repositories(len(plan.to_change))} would change.[/] Nothing was written."
+    if not plan.listed:
+        return "[yellow]! No repositories. Check the account and the region (AWS_PROFILE, AWS_REGION).[/]"
     return "[green]✓ Nothing to do.[/]"
 
 

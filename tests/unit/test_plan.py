@@ -155,7 +155,24 @@ class TestExitCode:
         output = run_plan()
 
         assert output.code == 0
-        assert output.has("Plan for the registry of us-east-1", "0 repositories", "✓ Nothing to do.")
+        assert output.has(
+            "Plan for the registry of us-east-1",
+            "0 repositories",
+            "! No repositories. Check the account and the region (AWS_PROFILE, AWS_REGION).",
+        )
+
+    def test_is_0_for_patterns_that_match_nothing_which_are_named(
+        self, ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT))
+        monkeypatch.setenv("REPOSITORIES", "team/*,nope/*")
+        monkeypatch.setenv("PULL_THROUGH_CACHE_REPOSITORIES", "docker-hub/*")
+
+        output = run_plan()
+
+        assert output.code == 0
+        assert output.has("! No repository matches: docker-hub/*, nope/*", "✓ Nothing to do.")
+        assert run_plan("--json").json["unmatched"] == ["docker-hub/*", "nope/*"]
 
     def test_is_2_if_a_repository_would_change(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
         ecr.create_repository("granted/app", policy=policy(GRANT))
