@@ -78,7 +78,6 @@ class RoleGranter:
             role = waiting.popleft()
             if role in self._knowledge.missing:  # another thread has proved that meanwhile
                 self._skipped.add(role)
-                rejections.pop(role, None)
                 continue
             if self._deadline.passed():
                 raise DeadlineExceeded("ECR rejects one of several roles, and there was no time to try each")
@@ -133,5 +132,5 @@ class RoleGranter:
             raise self._rejected_anyway(rejected) from None
 
     def _rejected_anyway(self, rejected: Rejected) -> PolicyRejected:
-        hint = "" if rejected.rejection.too_long else f". {principal_hint(self._writer.current)}"
-        return PolicyRejected(f"{rejected}{hint}")
+        # A policy without a new role is not longer than the current one, so its length is not the cause.
+        return PolicyRejected(f"{rejected}. {principal_hint(self._writer.current)}")

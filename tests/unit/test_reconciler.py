@@ -857,6 +857,19 @@ class TestRetries:
             assert [0.5 <= delay / min(0.2 * 2**n, 6.4) <= 1 for n, delay in enumerate(delays)] == [True] * 8
 
 
+def test_unlisted_principals_that_cannot_be_removed_are_reported_with_the_cause(
+    ecr: FakeEcr, function: Function
+) -> None:
+    """ECR rejects the policy without them too, because a foreign statement names a deleted principal."""
+    ecr.create_repository("app", policy=document(push(CI), grant(B)))
+    ecr.delete_role(CI)
+
+    details = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
+
+    assert details["outcome"] == "failed"
+    assert "A principal in a foreign statement was deleted" in details["reason"]
+
+
 def test_a_grant_that_another_caller_removes_while_roles_are_tried_one_by_one_is_reported(
     ecr: FakeEcr, function: Function
 ) -> None:
