@@ -19,7 +19,7 @@ from devstack.host import PROJECT
 from handler.registry import MAX_CONCURRENCY
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob(".github/*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 GLOBAL_OPTIONS = {"--query", "--output", "--region", "--cli-binary-format"}
@@ -42,8 +42,8 @@ def commands_of(page: Path) -> Iterator[Command]:
     for language, text in FENCE.findall(page.read_text()):
         if language == "console":
             for line in text.replace("\\\n", " ").splitlines():
-                if line.startswith("$ "):
-                    yield Command(page, shlex.split(line.removeprefix("$ ")))
+                if line.lstrip().startswith("$ "):
+                    yield Command(page, shlex.split(line.lstrip().removeprefix("$ ")))
 
 
 def prose(page: Path) -> str:
