@@ -5,7 +5,7 @@ increase and multiplicative decrease: each served call raises the rate by a litt
 it by more, so about 2 % of the calls are throttled once the rate is found. Until the first throttle there is
 no limit; then the rate doubles every few calls (slow start) until the next one.
 
-botocore's adaptive retry mode takes 1.1 to 1.9 times the ideal time under the limits that docs/performance.md
+botocore's adaptive retry mode takes 1.1 to 1.7 times the ideal time under the limits that docs/performance.md
 lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
 """
 
