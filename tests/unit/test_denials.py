@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 
-from handler.denials import deleted_principals, denials
+from handler.denials import canonical_form, deleted_principals, denials
 from handler.grants import ACTIONS, PULL, Grant
 from handler.policy import foreign
 from handler.policy_document import Policy
@@ -176,3 +176,13 @@ def test_ids_of_deleted_principals_are_reported_for_foreign_statements_only() ->
 
     assert [name for name, _ in foreign(policy)] == ['"No"']
     assert deleted_principals(policy) == [f'statement "No" names AIDAEXAMPLEEXAMPLEEXA, {DELETED_ID}']
+
+
+def test_the_canonical_form_tells_policies_apart_at_every_depth() -> None:
+    def nested(value: object) -> Policy:
+        for _ in range(9):
+            value = {"Condition": value}
+        return {"Statement": [{"Effect": "Allow", "Condition": value}]}
+
+    assert canonical_form(nested({"a": 1, "b": 2})) == canonical_form(nested({"b": 2, "a": 1}))
+    assert canonical_form(nested({"a": 1})) != canonical_form(nested({"a": 2}))

@@ -20,7 +20,7 @@ from handler.report import Report, RepositoriesFailed
 from handler.request import Request
 from handler.result import Outcome, Result
 from handler.settings import Settings
-from handler.sweep import OutOfTime, Sweep
+from handler.sweep import OutOfTime, Sweep, _run_concurrently
 from handler.triggers import FunctionIdentity, parse
 from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull, pull_roles
@@ -419,3 +419,34 @@ def test_two_functions_that_reconcile_the_same_repository_concurrently_converge(
     assert pull_roles(parse_policy(registry.policies["team/app"])) == {ROLE, other}
     assert writes == 3
     assert registry.calls["write"] == 3
+
+
+class TestConcurrency:
+    def test_has_a_limit(self) -> None:
+        lock, running, highest = threading.Lock(), 0, 0
+        limit_reached = threading.Barrier(3)
+
+        def call(name: str) -> str:
+            nonlocal running, highest
+            with lock:
+                running += 1
+                highest = max(highest, running)
+            limit_reached.wait(timeout=10)
+            with lock:
+                running -= 1
+            return name
+
+        results = list(_run_concurrently(call, [str(number) for number in range(9)], 3))
+
+        assert sorted(results) == [str(number) for number in range(9)]
+        assert highest == 3
+
+    def test_goes_on_while_one_call_is_slow(self) -> None:
+        last_started = threading.Event()
+
+        def call(name: str) -> bool:
+            if name == "last":
+                last_started.set()
+            return last_started.wait(timeout=10) if name == "slow" else True
+
+        assert all(_run_concurrently(call, ["slow", "next", "last"], 2))
