@@ -1,11 +1,12 @@
 """The resources that a stack consists of, whole: functions, roles, queue, alarms and queries."""
 
 import json
+import shlex
 from typing import Any
 
 import pytest
 
-from tests.unit.cloudformation import ACCOUNT, REGION, ROLE_ARN, STACK, Resources, deployed
+from tests.unit.cloudformation import ACCOUNT, REGION, ROLE_ARN, STACK, Evaluator, Resources, deployed
 
 QUEUE = "<DeadLetterQueue.Arn>"
 ON_FAILURE = {"DeadLetterConfig": {"Arn": QUEUE}}
@@ -348,3 +349,15 @@ def test_dashboard_shows_metrics_of_this_stack_in_this_region(resources: Resourc
         ("QueueName", "<DeadLetterQueue.QueueName>"),
         ("FunctionName", "<Function>"),
     }
+
+
+def test_sweep_command_invokes_the_function_asynchronously_for_all_repositories(
+    processed_template: dict[str, Any],
+) -> None:
+    command = Evaluator(processed_template).evaluate(processed_template["Outputs"]["SweepCommand"]["Value"])
+
+    assert shlex.split(command) == [
+        *("aws", "lambda", "invoke", "--region", REGION, "--function-name", "<Function>"),
+        *("--invocation-type", "Event", "--cli-binary-format", "raw-in-base64-out"),
+        *("--payload", '{"repositories":["*"]}', "/dev/null"),
+    ]
