@@ -74,7 +74,9 @@ class Stack:
     def _has_report_on(self, repository: str) -> bool:
         lines = self.log_lines()
         requests = {line["function_request_id"] for line in lines if line.get("repository") == repository}
-        return any(report["function_request_id"] in requests for report in self.reports())
+        return any(
+            line.get("message") == "report" and line["function_request_id"] in requests for line in lines
+        )
 
     def invoke(self, event: object) -> Any:  # noqa: ANN401 - JSON
         response = self.aws.lambda_().invoke(

@@ -14,6 +14,7 @@ from tests.unit.cloudformation import ACCOUNT, REGION, STACK, deployed
 
 type Event = dict[str, Any]
 type SavedEvent = Callable[[str], Event]
+type RulesOfVariant = Callable[[str, tuple[str, ...], object], list[str]]
 
 RULES = {
     "FunctionRepositoryCreated": ["created-by-api", "created-by-service"],
@@ -54,6 +55,16 @@ def from_this_stack(event: Event) -> Event:
     return changed(event, "detail", "stack-id", to=STACK_ID) if "stack-id" in event["detail"] else event
 
 
+@pytest.fixture
+def rules_of_variant(matching: Callable[[Event], list[str]], saved_event: SavedEvent) -> RulesOfVariant:
+    """Return a function that returns the rules of a saved event with another value at a path."""
+
+    def rules(name: str, path: tuple[str, ...], value: object) -> list[str]:
+        return matching(changed(from_this_stack(saved_event(name)), *path, to=value))
+
+    return rules
+
+
 @pytest.mark.parametrize(("rule", "name"), MATCHING)
 def test_a_saved_event_matches_its_rule_only(
     matching: Callable[[Event], list[str]], saved_event: SavedEvent, rule: str, name: str
@@ -72,15 +83,11 @@ def test_a_saved_event_matches_its_rule_only(
     ],
 )
 def test_a_variant_of_a_saved_event_matches_too(
-    matching: Callable[[Event], list[str]],
-    saved_event: SavedEvent,
-    name: str,
-    path: tuple[str, ...],
-    value: object,
+    rules_of_variant: RulesOfVariant, name: str, path: tuple[str, ...], value: object
 ) -> None:
     (rule,) = (rule for rule, events in RULES.items() if name in events)
 
-    assert matching(changed(from_this_stack(saved_event(name)), *path, to=value)) == [rule]
+    assert rules_of_variant(name, path, value) == [rule]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +114,9 @@ def test_a_variant_of_a_saved_event_matches_too(
     ],
 )
 def test_an_event_that_asks_for_nothing_matches_no_rule(
-    matching: Callable[[Event], list[str]],
-    saved_event: SavedEvent,
-    name: str,
-    path: tuple[str, ...],
-    value: object,
+    rules_of_variant: RulesOfVariant, name: str, path: tuple[str, ...], value: object
 ) -> None:
-    assert matching(changed(from_this_stack(saved_event(name)), *path, to=value)) == []
+    assert rules_of_variant(name, path, value) == []
 
 
 def test_a_failed_creation_matches_no_rule(
