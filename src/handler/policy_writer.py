@@ -64,7 +64,6 @@ class PolicyWriter:
         current: the policy as last read or written.
         entries: the entries of our statements in it.
         accepted: the entries of the grants in the policies that ECR accepted.
-        accepted_contents: the contents of the last of these policies.
     """
 
     def __init__(self, name: str, grants: Sequence[Grant], context: Context) -> None:
@@ -75,7 +74,7 @@ class PolicyWriter:
         self.current: Policy | None = None
         self.entries: frozenset[Entry] = frozenset()
         self.accepted: frozenset[Entry] = frozenset()
-        self.accepted_contents: Contents | None = None
+        self._accepted_policy: Policy | None = None
         self._gained: frozenset[Entry] = frozenset()
         self._lost: frozenset[Entry] = frozenset()
 
@@ -83,6 +82,11 @@ class PolicyWriter:
     def granted(self) -> frozenset[Entry]:
         """The entries of our statements. What was accepted counts, for a read may lag behind a write."""
         return self.entries | self.accepted
+
+    @property
+    def accepted_contents(self) -> Contents | None:
+        """The contents of the policy that ECR accepted last, if any."""
+        return contents(self._accepted_policy) if self._accepted_policy else None
 
     @property
     def added(self) -> frozenset[Entry]:
@@ -145,7 +149,7 @@ class PolicyWriter:
         self._record_change(gained, lost)
         self.current, self.entries = desired, entries
         self.accepted |= frozenset(entry for entry in entries if entry.principal in self._roles)
-        self.accepted_contents = contents(desired)
+        self._accepted_policy = desired
 
     def _roles_in(self, entries: Iterable[Entry]) -> frozenset[str]:
         return self._roles.intersection(entry.principal for entry in entries)
