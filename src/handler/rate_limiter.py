@@ -1,9 +1,13 @@
 """The rate limiter: paces the calls to ECR near the rate that ECR serves, which it does not publish.
 
-It is a token bucket that holds one token, so calls are evenly spaced. Its rate follows multiplicative
-increase and multiplicative decrease: each served call raises the rate by a little, each throttled one lowers
-it by more, so about 2 % of the calls are throttled once the rate is found. Until the first throttle there is
-no limit; then the rate doubles every few calls (slow start) until the next one.
+It is a token bucket that holds one token, so calls are evenly spaced. A read also takes the token of the write
+that may follow it: as much of a token as the share of reads that a write followed lately. So a write need not
+wait, whether ECR counts reads and writes together or separately.
+
+The rate follows multiplicative increase and multiplicative decrease: each served call raises the rate by a
+little, each throttled one lowers it by more, so a few percent of the calls are throttled once the rate is
+found. Until the first throttle there is no limit; then the rate doubles every few calls (slow start) until the
+next one.
 
 botocore's adaptive retry mode takes 1.1 to 1.7 times the ideal time under the limits that docs/performance.md
 lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
@@ -19,15 +23,16 @@ _MIN_RATE = 5.0  # calls per second: below it, backoff alone is slow enough
 _ASSUMED_BURST = 1.0  # seconds of the rate: the assumed size of ECR's bucket
 _IDLE_SECONDS = 1.0  # without a call
 _SLOW_START_GROWTH = 2**0.25  # the rate doubles every four calls
-_SLOW_START_DECREASE = 0.5  # back to the rate of four calls before
+_SLOW_START_DECREASE = 0.7  # of the rate at which the throttled call was sent
 _INCREASE = 0.0006  # of the rate, per served call
 _MAX_INCREASE = 0.03
-_CLEAN_RUN = 20  # served calls without a throttle that double the increase: the limit was probably raised
-_DECREASE = 0.03  # of the rate, per throttled call
+_CLEAN_RUN = 25  # served calls without a throttle that double the increase: the limit was probably raised
+_DECREASE = 0.04  # of the rate, per throttled call
 # The count of throttled writes decays with each served write. From this value on, writes wait for a slot.
 _PACE_WRITES_FROM = 3.0
 _MAX_THROTTLED_WRITES = 6.0
 _THROTTLED_WRITE_DECAY = 0.02  # per served write
+_WRITE_SHARE_SMOOTHING = 0.1  # of the moving average of writes per read
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,14 @@ class Permit:
 
     Attributes:
         time: when it was given, by the limiter's clock.
+        rate: the limiter's rate at that time.
         write: whether it is for a write.
         paced: whether the call took a slot, so that a throttle says that the rate is too high.
         waited: whether it had to sleep for the slot, so that the limit had an effect.
     """
 
     time: float
+    rate: float
     write: bool = False
     paced: bool = True
     waited: bool = False
@@ -59,13 +66,14 @@ class RateLimiter:
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
         self._rate = inf
-        self._next_slot = self._rate_set_at = clock()
+        self._next_slot = self._next_read = self._rate_set_at = clock()
         self._served = 0
         self._slow_start = True
         self._increase = _INCREASE
         self._clean_run = 0
         self._throttled_writes = 0.0
         self._waiting_writes = 0
+        self._write_share = 0.0
 
     def acquire(self) -> Permit:
         """Wait for the next slot."""
@@ -74,27 +82,28 @@ class RateLimiter:
             while (delay := self._take_slot()) > 0:
                 waited = True
                 self._sleep(delay)
-        return Permit(self._clock(), waited=waited)
+        return Permit(self._clock(), self._rate, waited=waited)
 
     def acquire_for_write(self) -> Permit:
-        """Take a slot for a write right after its read, without a wait: the next call waits longer instead.
+        """Return a permit for a write right after its read, without a wait: the read has taken its slot too.
 
         Where writes are throttled again and again, the write waits for a slot, but never longer than one
         slot. Reads let it pass. Otherwise a limit without burst would never serve a write.
         """
         with self._lock:
+            self._write_share += _WRITE_SHARE_SMOOTHING
             paced = self._throttled_writes >= _PACE_WRITES_FROM
             self._waiting_writes += paced
         try:
             if paced and self._wait_one_slot():
-                return Permit(self._clock(), write=True, waited=True)
+                return Permit(self._clock(), self._rate, write=True, waited=True)
         finally:
             with self._lock:
                 self._waiting_writes -= paced
         with self._lock:
             now = self._clock()
-            self._next_slot = max(now, self._next_slot) + 1 / self._rate
-            return Permit(now, write=True, paced=False)
+            self._next_slot = max(self._next_slot, now + 1 / self._rate)
+            return Permit(now, self._rate, write=True, paced=False)
 
     def on_success(self, permit: Permit) -> None:
         """Raise the rate after a call that ECR served."""
@@ -110,17 +119,17 @@ class RateLimiter:
     def on_throttle(self, permit: Permit) -> None:
         """Lower the rate after a call that ECR throttled."""
         with self._lock:
-            if permit.write:
-                self._throttled_writes = min(self._throttled_writes + 1, _MAX_THROTTLED_WRITES)
             if permit.time < self._rate_set_at:
                 return  # sent at a rate that is no longer valid
+            if permit.write and permit.rate < inf:
+                self._throttled_writes = min(self._throttled_writes + 1, _MAX_THROTTLED_WRITES)
             now = self._clock()
             if self._rate == inf:
                 self._set_rate(self._served / (now - self._rate_set_at + _ASSUMED_BURST), now)
                 self._next_slot = now + 1 / self._rate
             elif permit.paced and self._slow_start:
                 self._slow_start = False
-                self._set_rate(self._rate * _SLOW_START_DECREASE, now)
+                self._set_rate(permit.rate * _SLOW_START_DECREASE, now)
             elif permit.paced:
                 self._rate = max(self._rate * (1 - _DECREASE), _MIN_RATE)
                 self._increase, self._clean_run = _INCREASE, 0
@@ -132,10 +141,14 @@ class RateLimiter:
             if self._rate == inf and now - self._next_slot > _IDLE_SECONDS:
                 self._served, self._rate_set_at = 0, now  # the time before says nothing about the rate
             yields = self._waiting_writes > 0 and not write
-            if now >= self._next_slot and not yields:
+            slot = self._next_slot if write else max(self._next_slot, self._next_read)
+            if now >= slot and not yields:
                 self._next_slot = now + 1 / self._rate
+                if not write:
+                    self._next_read = now + (1 + self._write_share) / self._rate
+                    self._write_share *= 1 - _WRITE_SHARE_SMOOTHING
                 return 0.0
-            return max(self._next_slot - now, 1 / self._rate if yields else 0.0)
+            return max(slot - now, 1 / self._rate if yields else 0.0)
 
     def _wait_one_slot(self) -> bool:
         give_up_at = self._clock() + 1 / self._rate

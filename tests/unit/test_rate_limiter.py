@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 import pytest
 
@@ -120,21 +121,31 @@ def sweeps(rate: float, burst: float, *, shared: bool = True) -> Sweeps:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("write", [False, True])
 @pytest.mark.parametrize(
-    ("rate", "burst", "ratio", "throttled"),
-    [(100, 100, 1.10, 0.05), (100, 2, 1.25, 0.10), (50, 1, 1.25, 0.10), (20, 1, 1.25, 0.10)],
+    ("rate", "burst", "write", "ratio", "throttled"),
+    [
+        (100, 100, False, 1.05, 0.05),
+        (100, 100, True, 1.05, 0.05),
+        (100, 2, False, 1.15, 0.05),
+        (100, 2, True, 1.20, 0.05),
+        (50, 1, False, 1.25, 0.10),
+        # A write that may wait at most one slot, 20 ms, cannot fit between reads that take 30 ms.
+        (50, 1, True, 1.50, 0.10),
+        (20, 1, False, 1.25, 0.10),
+        (20, 1, True, 1.25, 0.10),
+    ],
 )
 def test_a_sweep_takes_little_longer_than_the_limit_allows(
     rate: float, burst: float, ratio: float, throttled: float, *, write: bool, shared: bool
 ) -> None:
-    calls = 30 * int(rate)
+    repositories = 15 * int(rate)
     run = sweeps(rate, burst, shared=shared)
 
-    seconds = run.run(calls // 2 if write else calls, write=write)
+    seconds = run.run(repositories, write=write)
 
-    assert run.done == (calls // 2 if write else calls)
-    assert seconds <= ratio * (calls - burst) / rate
+    calls_of_the_busiest_bucket = 2 * repositories if write and shared else repositories
+    assert run.done == repositories
+    assert seconds <= ratio * (calls_of_the_busiest_bucket - burst) / rate
     assert run.throttled <= throttled * run.calls
     assert run.longest_wait <= 1 + 1e-6
 
@@ -204,12 +215,26 @@ def test_throttles_of_calls_that_were_sent_before_the_rate_was_set_do_not_lower_
     time, limiter = paced(20)
 
     for _ in range(24):
-        limiter.on_throttle(Permit(time.now - 0.1))
+        limiter.on_throttle(Permit(time.now - 0.1, rate=inf))
     started = time.now
     for _ in range(20):
         limiter.acquire()
 
     assert time.now - started == pytest.approx(1, rel=0.1)
+
+
+def test_slow_start_ends_near_the_rate_at_which_the_throttled_call_was_sent() -> None:
+    time, limiter = paced(20)
+    sent = limiter.acquire()
+    for _ in range(40):
+        limiter.on_success(limiter.acquire())
+    limiter.on_throttle(sent)
+
+    started = time.now
+    for _ in range(20):
+        limiter.acquire()
+
+    assert time.now - started == pytest.approx(1 / 0.7, rel=0.1)
 
 
 def test_a_rate_that_is_not_used_is_not_raised() -> None:
@@ -225,17 +250,47 @@ def test_a_rate_that_is_not_used_is_not_raised() -> None:
     assert time.now - started == pytest.approx(1, rel=0.1)
 
 
-def test_a_write_does_not_wait_but_the_next_call_waits_longer() -> None:
+def test_a_read_takes_the_slot_of_its_write_too_so_that_the_write_does_not_wait() -> None:
     time, limiter = paced(20)
-    limiter.acquire()
+    for _ in range(30):
+        limiter.acquire()
+        limiter.acquire_for_write()
 
     started = time.now
-    for _ in range(5):
+    for _ in range(10):
+        limiter.acquire()
+        before = time.now
         limiter.acquire_for_write()
-    assert time.now == started
+        assert time.now == before
+
+    assert time.now - started == pytest.approx(2 * 10 / 20, rel=0.05)
+
+
+def test_reads_take_one_slot_each_soon_after_the_last_write() -> None:
+    time, limiter = paced(20)
+    for _ in range(30):
+        limiter.acquire()
+        limiter.acquire_for_write()
+    for _ in range(30):
+        limiter.acquire()
+
+    started = time.now
+    for _ in range(20):
+        limiter.acquire()
+
+    assert time.now - started == pytest.approx(1, rel=0.05)
+
+
+def test_a_read_waits_one_slot_after_a_write() -> None:
+    time, limiter = paced(20)
+    limiter.acquire()
+    time.now += 1
+
+    limiter.acquire_for_write()
+    written_at = time.now
     limiter.acquire()
 
-    assert time.now - started == pytest.approx(6 / 20, rel=0.1)
+    assert time.now - written_at == pytest.approx(1 / 20)
 
 
 def test_a_write_waits_one_slot_at_most_after_several_were_throttled() -> None:
