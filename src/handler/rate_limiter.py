@@ -1,13 +1,13 @@
 """The rate limiter: paces the calls to ECR near the rate that ECR serves, which it does not publish.
 
-It is a token bucket that holds one token, so calls are evenly spaced. A read also takes the token of the write
-that may follow it: as much of a token as the share of reads that a write followed lately. So a write need not
-wait, whether ECR counts reads and writes together or separately.
+It is a token bucket that holds one token, so calls are evenly spaced. A read also takes the token of the
+write that may follow: as much of a token as the share of the last reads that a write followed. So a write
+needs no wait, whether ECR counts reads and writes together or separately.
 
 The rate follows multiplicative increase and multiplicative decrease: each served call raises the rate by a
 little, each throttled one lowers it by more, so a few percent of the calls are throttled once the rate is
-found. Until the first throttle there is no limit; then the rate doubles every few calls (slow start) until the
-next one.
+found. Until the first throttle there is no limit; then the rate doubles every few calls (slow start) until
+the next one.
 
 botocore's adaptive retry mode takes 1.1 to 1.7 times the ideal time under the limits that docs/performance.md
 lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
@@ -121,7 +121,7 @@ class RateLimiter:
         with self._lock:
             if permit.time < self._rate_set_at:
                 return  # sent at a rate that is no longer valid
-            if permit.write and permit.rate < inf:
+            if permit.write:
                 self._throttled_writes = min(self._throttled_writes + 1, _MAX_THROTTLED_WRITES)
             now = self._clock()
             if self._rate == inf:
