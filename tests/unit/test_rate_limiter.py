@@ -17,6 +17,11 @@ LATENCY = 0.03  # seconds of a call
 JITTER = 0.001
 
 
+@pytest.fixture(autouse=True)
+def _same_backoff_in_every_run() -> None:
+    random.seed(5)
+
+
 class TokenBucket:
     """A rate limit: `rate` calls a second, with bursts of up to `burst` calls."""
 
