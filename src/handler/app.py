@@ -16,7 +16,7 @@ from handler.report import Report
 from handler.request import InvalidEvent
 from handler.settings import InvalidSetting, Settings
 from handler.sweep import Sweep
-from handler.triggers import FunctionIdentity, event_id, parse
+from handler.triggers import FunctionIdentity, correlation_id, parse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -46,15 +46,16 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
         ContinuationFailed: there was no time for all, and the rest could not be passed on.
         RepositoriesFailed: a repository lacks the grant for a worker role; all else was done.
     """
-    logger.set_correlation_id(event_id(event) or context.aws_request_id)
+    started_by = correlation_id(event) or context.aws_request_id
+    logger.set_correlation_id(started_by)
     try:
-        return _reconcile(event, context)
+        return _reconcile(event, context, started_by)
     except (InvalidEvent, InvalidSetting) as error:
         log_invalid_input(error)
         raise
 
 
-def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
+def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[str, object]:
     if isinstance(settings, InvalidSetting):
         # Each `raise` of one exception adds to its stack trace.
         raise settings.with_traceback(None)
@@ -74,7 +75,7 @@ def _reconcile(event: object, context: LambdaContext) -> dict[str, object]:
             # A sweep that ends in this invocation needs no client of Lambda.
             from handler.continuation import continue_in_new_invocation  # noqa: PLC0415
 
-            continue_in_new_invocation(sweep.remaining, context.function_name)
+            continue_in_new_invocation(sweep.remaining, context.function_name, started_by)
             report.continued = True
     finally:
         response = report.publish()

@@ -20,8 +20,10 @@ class ContinuationFailed(Exception):
     """The rest of a sweep could not be passed to a new invocation."""
 
 
-def continue_in_new_invocation(remaining: Request, function_name: str) -> None:
+def continue_in_new_invocation(remaining: Request, function_name: str, correlation_id: str) -> None:
     """Invoke the function asynchronously with what remains of a sweep.
+
+    The log lines of all invocations of a sweep have the same correlation id.
 
     To reconcile the same repositories twice does no harm, so a retried call does none either.
 
@@ -30,7 +32,9 @@ def continue_in_new_invocation(remaining: Request, function_name: str) -> None:
     """
     try:
         boto3.client("lambda", config=_CONFIG).invoke(
-            FunctionName=function_name, InvocationType="Event", Payload=json.dumps(remaining.payload())
+            FunctionName=function_name,
+            InvocationType="Event",
+            Payload=json.dumps(remaining.payload(correlation_id)),
         )
     except (BotoCoreError, ClientError) as error:
         raise ContinuationFailed(f"the sweep could not continue in a new invocation: {error}") from None

@@ -67,14 +67,14 @@ class Request:
     with_registry_policy: bool = False
     ignored: str = ""
 
-    def payload(self) -> dict[str, object]:
-        """Return the payload of a continuation.
+    def payload(self, correlation_id: str) -> dict[str, object]:
+        """Return the payload of a continuation, which logs this correlation id.
 
         It holds none of the fields that only requests for a single repository have: these never continue.
         """
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
         if self.checkpoint:
-            payload["checkpoint"] = asdict(self.checkpoint)
+            payload["checkpoint"] = asdict(self.checkpoint) | {"correlation_id": correlation_id}
         return payload
 
 

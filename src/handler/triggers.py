@@ -10,7 +10,7 @@ from handler.scope import is_repository_name
 
 _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
 
-_EVENT_ID = re.compile(r"[0-9a-fA-F-]{1,64}")
+_ID = re.compile(r"[0-9a-fA-F-]{1,64}")
 _CLOUDTRAIL = ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail")
 # The events of ECR itself that say that an image was pushed, and what their detail holds then.
 _IMAGE_EVENTS: dict[str, Json] = {
@@ -49,10 +49,13 @@ def parse(event: object, function: FunctionIdentity) -> Request:
     return from_payload(event)
 
 
-def event_id(event: object) -> str:
-    """Return the id of an EventBridge event, or an empty string for a payload."""
-    value = event.get("id") if isinstance(event, dict) and "detail-type" in event else None
-    return value if isinstance(value, str) and _EVENT_ID.fullmatch(value) else ""
+def correlation_id(event: object) -> str | None:
+    """Return the id of an EventBridge event, or of the invocation that started the sweep that continues."""
+    if not isinstance(event, dict):
+        return None
+    is_eventbridge = "detail-type" in event
+    value = event.get("id") if is_eventbridge else _object(event.get("checkpoint")).get("correlation_id")
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request:

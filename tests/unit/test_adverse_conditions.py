@@ -86,7 +86,7 @@ class Function:
         for result in sweep.run():
             report.add(result)
         report.continued, report.unmatched = sweep.remaining is not None, sweep.unmatched
-        return report, sweep.remaining.payload() if sweep.remaining else None
+        return report, sweep.remaining.payload("0e") if sweep.remaining else None
 
     def elapsed(self) -> float:
         return self.ecr.calls.total() * self.seconds_per_call + self._delayed

@@ -483,6 +483,41 @@ class TestASweepThatRunsOutOfTime:
         assert "handed_over" not in function.invoke(payload)
         assert all(function.policy(name) == document(allow_pull(ROLE)) for name in ("a1", "b2", "c3"))
 
+    def test_and_its_continuations_share_a_correlation_id(
+        self,
+        start: Start,
+        lambda_api: LambdaApi,
+        logged: Callable[[], list[dict[str, Any]]],
+        saved_event: Callable[[str], dict[str, Any]],
+    ) -> None:
+        function = start()
+        function.create(*(f"r{number}" for number in range(8)))
+        event = saved_event("deployed")
+        for sent in (event, None, None):
+            function.remaining_milliseconds = itertools.chain([900_000] * 4, itertools.repeat(0))
+            function.invoke(sent or lambda_api.calls[-1][2])
+
+        reports = [line for line in logged() if line["message"] == "report"]
+        assert [line["correlation_id"] for line in reports] == [event["id"]] * 3
+
+    @pytest.mark.parametrize("value", ["not an id\n", "1" * 65, 7, None, ["1"]])
+    def test_with_an_invalid_correlation_id_logs_its_own(
+        self, start: Start, logged: Callable[[], list[dict[str, Any]]], value: object
+    ) -> None:
+        function = start()
+        checkpoint: dict[str, object] = {
+            "token": None,
+            "unmatched": [],
+            "failed": [],
+            "failed_more": 0,
+            "relistings": 0,
+        }
+
+        function.invoke({"repositories": ["*"], "checkpoint": checkpoint | {"correlation_id": value}})
+
+        (report,) = (line for line in logged() if line["message"] == "report")
+        assert report["correlation_id"] == "11111111-1111-4111-8111-111111111111"
+
     def test_logs_its_totals_and_raises_an_error_if_the_new_invocation_cannot_be_started(
         self, start: Start, lambda_api: LambdaApi, logged: Callable[[], list[dict[str, Any]]]
     ) -> None:

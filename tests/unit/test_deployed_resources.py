@@ -317,6 +317,7 @@ class TestAlarms:
 QUERIES = {
     "repository history": 'repository = "team/app"',
     "changes": 'ispresent(repository) and @message like /"(added|removed)":/',
+    "reports": 'message = "report"',
     "failed repositories": 'message = "reconcile failed"',
     "unlisted principals": 'message = "unlisted principals"',
     "recurring drift": 'message = "drift corrected"',

@@ -110,7 +110,7 @@ class Lambda:
                 report.publish()
             self.longest_invocation = max(self.longest_invocation, self.registry.time - started)
             if sweep.remaining:
-                payloads += [sweep.remaining.payload()] * (
+                payloads += [sweep.remaining.payload("0e")] * (
                     2 if self.duplicates and self.duplicates.random() < 0.2 else 1
                 )
             self.between_invocations()

@@ -184,7 +184,7 @@ class SweepMachine(RuleBasedStateMachine):
             report.raise_for_failures()
         except RepositoriesFailed:
             return None, True
-        return (sweep.remaining.payload() if sweep.remaining else None), False
+        return (sweep.remaining.payload("0e") if sweep.remaining else None), False
 
     def check(self, name: str) -> None:
         policy = self.ecr.get_policy(name)
