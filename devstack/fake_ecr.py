@@ -426,6 +426,8 @@ class FakeEcr:
         if len(text) > MAX_POLICY_LENGTH:
             raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText': too long")
         policy = json.loads(text)
+        if not policy["Statement"]:
+            raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText'")
         for statement in _as_list(policy["Statement"]):
             actions = _as_list(statement.get("Action", statement.get("NotAction", [])))
             if "Resource" in statement or not actions:

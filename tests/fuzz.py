@@ -7,9 +7,9 @@ import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
     from handler.grants import PULL, Entry
-    from handler.policy import foreign, granted
+    from handler.policy import entries_of, foreign
     from handler.policy_document import parse
-    from handler.policy_writer import Context
+    from handler.policy_writer import SweepContext
     from handler.reconciler import reconcile
     from handler.request import InvalidEvent
     from handler.result import Outcome
@@ -42,7 +42,7 @@ class OneRepositoryRegistry:
         before, after = parse(self.text), parse(text)
         text.encode()
         assert [one for _, one in foreign(before)] == [one for _, one in foreign(after)]
-        assert granted(after) >= granted(before) | {Entry(PULL, ROLE)}
+        assert entries_of(after) >= entries_of(before) | {Entry(PULL, ROLE)}
         self.text = text
         self.writes += 1
 
@@ -50,7 +50,7 @@ class OneRepositoryRegistry:
 def reconcile_policy(text: str) -> None:
     """An invalid policy is never written, and a valid policy gets the grant in one write."""
     registry = OneRepositoryRegistry(text)
-    context = Context(SETTINGS, registry, Deadline(lambda: 900.0, reserve=0))  # type: ignore[arg-type]
+    context = SweepContext(SETTINGS, registry, Deadline(lambda: 900.0, reserve=0))  # type: ignore[arg-type]
     outcomes = [reconcile("app", context).outcome for _ in range(2)]
     if Outcome.FAILED in outcomes:
         assert not registry.writes

@@ -6,7 +6,7 @@ import gc
 import os
 from typing import TYPE_CHECKING
 
-# The start creates many objects that stay. To search them for garbage takes a tenth of a cold start.
+# The imports create many objects that stay. Garbage collection meanwhile takes a tenth of a cold start.
 gc.disable()
 
 from handler import registry_policy
@@ -42,9 +42,9 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
         InvalidEvent: the event or the payload cannot be processed.
         InvalidSetting: an environment variable is missing or wrong.
         RegistryError: the repositories could not be listed.
-        OutOfTime: the time ended before a single repository was reconciled.
+        OutOfTime: the time ended before a repository was reconciled or listed.
         ContinuationFailed: there was no time for all, and the rest could not be passed on.
-        RepositoriesFailed: a repository lacks the grant for a worker role; all else was done.
+        RepositoriesFailed: a repository lacks a grant for a role, or keeps what should be removed.
     """
     started_by = correlation_id(event) or context.aws_request_id
     logger.set_correlation_id(started_by)

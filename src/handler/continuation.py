@@ -25,7 +25,7 @@ def continue_in_new_invocation(remaining: Request, function_name: str, correlati
 
     The log lines of all invocations of a sweep have the same correlation id.
 
-    To reconcile the same repositories twice does no harm, so a retried call does none either.
+    A retried call may start two continuations. That does no harm: the second one finds nothing to do.
 
     Raises:
         ContinuationFailed: Lambda did not accept the invocation; says why.

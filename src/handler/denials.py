@@ -11,7 +11,7 @@ from handler.policy_document import Policy, Statement, strings
 
 # A policy can hold a hundred denials, and the response has a maximum size.
 _MAX_DENIALS = 10
-# Statements, their elements, and what a principal or a condition holds.
+# The depth down to which lists compare as sets; what is deeper compares as text.
 _POLICY_LEVELS = 6
 
 
@@ -98,7 +98,7 @@ def _canonical(value: object, levels: int) -> object:
 
 
 def covers(statement: Statement, action: str) -> bool:
-    """Return whether the action is one of the statement's, by its name or a wildcard."""
+    """Return whether the statement applies to the action, by its name, a wildcard or `NotAction`."""
     if "NotAction" in statement:
         return not _matches(statement["NotAction"], action)
     return _matches(statement.get("Action"), action)
@@ -111,7 +111,7 @@ def _matches(actions: object, action: str) -> bool:
 
 
 def applies_to(statement: Statement, role: str) -> bool:
-    """Return whether the role, or its whole account, is one of the statement's principals."""
+    """Return whether the statement applies to the role, by the role, its account or `NotPrincipal`."""
     _, partition, _, _, account, _ = role.split(":", 5)
     whole_account = {account, f"arn:{partition}:iam::{account}:root"}
     named = set(_aws_principals(statement))

@@ -42,7 +42,7 @@ class Grant:
         kept = (role for role in self.roles if role in roles or Entry(self.sid, role) in entries)
         return replace(self, roles=tuple(kept))
 
-    def without(self, entries: Collection[Entry]) -> Self:
+    def missing_from(self, entries: Collection[Entry]) -> Self:
         """Return the grant for those of its roles that have no entry."""
         return replace(self, roles=tuple(role for role in self.roles if Entry(self.sid, role) not in entries))
 

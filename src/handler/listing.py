@@ -59,8 +59,10 @@ class Listing:
     def _list(self) -> tuple[list[str], str | None]:
         try:
             return self._call(self.checkpoint.token)
-        except RegistryError as error:
-            if isinstance(error, Unavailable) or not self._may_list_again():
+        except Unavailable:
+            raise
+        except RegistryError:
+            if not self._may_list_again():
                 raise
         self.checkpoint = replace(self.checkpoint, relistings=self.checkpoint.relistings + 1)
         return self._call(None)

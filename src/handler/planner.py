@@ -34,7 +34,7 @@ class Planner:
             current: the repository's policy; the result is the same object if nothing is to change.
             granted: the entries that it has, or that ECR has accepted: a read may lag behind a write.
             roles: the roles to add.
-            without_deleted: if something is to change, the ids of deleted principals leave our statements.
+            without_deleted: if anything else changes, our statements lose the ids of deleted principals too.
         """
         grants = [grant.limited_to(roles, granted) for grant in self.grants]
         removable = self._removable(grants)
@@ -46,7 +46,8 @@ class Planner:
 
     def plan_without_new_roles(self, current: Policy | None, granted: Collection[Entry]) -> Policy | None:
         """Plan the policy without further roles, and without ids of deleted principals in our statements."""
-        return attach(self.plan(current, granted, without_deleted=False), (), remove_deleted=True)
+        planned = attach(self.plan(current, granted, without_deleted=False), (), remove_deleted=True)
+        return planned if statements(planned) else current
 
     def _removable(self, grants: Sequence[Grant]) -> set[str]:
         """Return the Sids that lose unlisted principals: not those that would keep no configured role."""

@@ -34,12 +34,12 @@ def attach(
         remove_unlisted: the Sids of the grants whose statements hold exactly the grant's roles.
         remove_deleted: our statements hold no ids of deleted principals.
     """
-    entries = granted(policy)
+    entries = entries_of(policy)
     missing = {
         grant.sid: [role for role in grant.roles if Entry(grant.sid, role) not in entries] for grant in grants
     }
-    removed = frozenset(entries - {entry for grant in grants for entry in grant.entries()})
-    removed = frozenset(entry for entry in removed if entry.sid in remove_unlisted)
+    listed = frozenset(entry for grant in grants for entry in grant.entries())
+    removed = {entry for entry in entries - listed if entry.sid in remove_unlisted}
     if remove_deleted:
         removed |= deleted(entries)
     if not any(missing.values()) and not removed:
@@ -52,9 +52,8 @@ def attach(
             kept.append(statement)
             continue
         sid, principals = ours
-        kept_principals = [name for name in principals if Entry(sid, name) not in removed] + missing.pop(
-            sid, []
-        )
+        kept_principals = [name for name in principals if Entry(sid, name) not in removed]
+        kept_principals += missing.pop(sid, [])  # the first of our statements gains the missing roles
         if kept_principals == principals:
             kept.append(statement)
         elif kept_principals:
@@ -64,7 +63,7 @@ def attach(
     return (policy or {"Version": "2012-10-17"}) | {"Statement": kept}
 
 
-def granted(policy: Policy | None) -> frozenset[Entry]:
+def entries_of(policy: Policy | None) -> frozenset[Entry]:
     """Return the entries of our statements: the principals of each grant."""
     return frozenset(
         Entry(ours[0], principal)

@@ -34,7 +34,7 @@ def parse(text: str | None) -> Policy | None:
         _compact(document).encode()
     except InvalidPolicy:
         raise
-    except (ValueError, RecursionError):
+    except (ArithmeticError, ValueError, RecursionError):
         raise InvalidPolicy("the policy cannot be parsed, or not written back, as JSON") from None
     if not isinstance(document, dict):
         raise InvalidPolicy("the policy is not a JSON object")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from handler.grants import Entry, Grant, roles_of
-from handler.policy import deleted, granted
+from handler.policy import deleted, entries_of
 from handler.policy_document import Policy, PolicyTooLong, parse, render
 from handler.registry import (
     PolicyRejected,
@@ -23,7 +23,7 @@ type Plan = Callable[[Policy | None], Policy | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class SweepContext:
     """What the reconciliations of a sweep share.
 
     Attributes:
@@ -51,7 +51,7 @@ class Rejected(Exception):
         super().__init__(str(cause))
         self.roles = roles
         self.rejection = Rejection(cause, contents(policy, without=roles))
-        self.holds_deleted_ids = bool(deleted(granted(policy)))
+        self.holds_deleted_ids = bool(deleted(entries_of(policy)))
 
 
 class PolicyWriter:
@@ -63,10 +63,10 @@ class PolicyWriter:
     Attributes:
         current: the policy as last read or written.
         entries: the entries of our statements in it.
-        accepted: the entries of the grants in the policies that ECR accepted.
+        accepted: the entries of the grants in the policies that ECR accepted, or would get in a dry run.
     """
 
-    def __init__(self, name: str, grants: Sequence[Grant], context: Context) -> None:
+    def __init__(self, name: str, grants: Sequence[Grant], context: SweepContext) -> None:
         """Prepare for the repository of this name, which has these grants."""
         self._name = name
         self._roles = frozenset(roles_of(grants))
@@ -75,6 +75,7 @@ class PolicyWriter:
         self.entries: frozenset[Entry] = frozenset()
         self.accepted: frozenset[Entry] = frozenset()
         self._accepted_policy: Policy | None = None
+        self._deleted: frozenset[Entry] = frozenset()
         self._gained: frozenset[Entry] = frozenset()
         self._lost: frozenset[Entry] = frozenset()
 
@@ -98,12 +99,12 @@ class PolicyWriter:
         """The entries that our statements lost by the writes."""
         return self._lost - self.granted
 
-    def update(self, plan: Plan, *, always: bool = False) -> bool:
+    def update(self, plan: Plan, *, force: bool = False) -> bool:
         """Read the policy, plan another, and write that if it differs. Return whether it was written.
 
         Args:
             plan: the current policy -> the desired one; the same object if nothing is to change.
-            always: write the desired policy even if it is the current one.
+            force: write the desired policy even if it is the current one.
 
         Raises:
             Rejected: ECR does not accept the desired policy.
@@ -113,29 +114,34 @@ class PolicyWriter:
         """
         may_appear = (RepositoryNotFound,) if self._context.may_be_new else ()
         return retry_with_backoff(
-            partial(self._read_plan_write, plan, always=always),
+            partial(self._read_plan_write, plan, force=force),
             self._context.deadline,
             retryable=(Unavailable, *may_appear),
             throttles=(Throttled,),
         )
 
-    def _read_plan_write(self, plan: Plan, *, always: bool) -> bool:
-        current = self.current = parse(self._context.registry.get_policy(self._name))
-        self.entries = granted(current)
+    def _read_plan_write(self, plan: Plan, *, force: bool) -> bool:
+        if not (self._context.dry_run and self._accepted_policy):  # a dry run goes on from what it planned
+            self.current = parse(self._context.registry.get_policy(self._name))
+        current = self.current
+        self.entries = entries_of(current)
+        if deleted(self.entries) - self._deleted:  # a role that ECR accepted may have been deleted since
+            self.accepted, self._accepted_policy = frozenset(), None
+        self._deleted |= deleted(self.entries)
         self._context.knowledge.record_existing(self._roles_in(self.entries))
         desired = plan(current)
-        if desired is None or (desired is current and not always):
+        if desired is None or (desired is current and not force):
             return False
         try:
             self._write(desired)
         except (PolicyRejected, PolicyTooLong) as cause:
-            added = granted(desired) - self.granted
+            added = entries_of(desired) - self.granted
             raise Rejected(cause, sorted(self._roles_in(added)), desired) from None
         return True
 
     def _write(self, desired: Policy) -> None:
         text = render(desired)
-        entries = granted(desired)
+        entries = entries_of(desired)
         gained, lost = entries - self.entries, self.entries - entries
         if not self._context.dry_run:
             try:

@@ -85,21 +85,17 @@ class RateLimiter:
         return Permit(self._clock(), self._rate, waited=waited)
 
     def acquire_for_write(self) -> Permit:
-        """Return a permit for a write right after its read, without a wait: the read has taken its slot too.
+        """Return a permit for a write right after its read. The read has taken the slot of the write too.
 
-        Where writes are throttled again and again, the write waits for a slot, but never longer than one
-        slot. Reads let it pass. Otherwise a limit without burst would never serve a write.
+        A write does not wait, except where writes are throttled again and again: then it waits for a slot of
+        its own, but never longer than one slot, and reads let it pass. Otherwise a limit without burst would
+        never serve a write.
         """
         with self._lock:
             self._write_share += _WRITE_SHARE_SMOOTHING
             paced = self._throttled_writes >= _PACE_WRITES_FROM
-            self._waiting_writes += paced
-        try:
-            if paced and self._wait_one_slot():
-                return Permit(self._clock(), self._rate, write=True, waited=True)
-        finally:
-            with self._lock:
-                self._waiting_writes -= paced
+        if paced and self._wait_one_slot():
+            return Permit(self._clock(), self._rate, write=True, waited=True)
         with self._lock:
             now = self._clock()
             self._next_slot = max(self._next_slot, now + 1 / self._rate)
@@ -135,7 +131,7 @@ class RateLimiter:
                 self._increase, self._clean_run = _INCREASE, 0
 
     def _take_slot(self, *, write: bool = False) -> float:
-        """Take the next slot and return 0, or return the seconds until it may be taken."""
+        """Take the next slot and return 0, or return the seconds until the next attempt to take it."""
         with self._lock:
             now = self._clock()
             if self._rate == inf and now - self._next_slot > _IDLE_SECONDS:
@@ -152,11 +148,17 @@ class RateLimiter:
 
     def _wait_one_slot(self) -> bool:
         give_up_at = self._clock() + 1 / self._rate
-        while (delay := self._take_slot(write=True)) > 0:
-            if (left := give_up_at - self._clock()) <= 0:
-                return False
-            self._sleep(min(delay, left))
-        return True
+        with self._lock:
+            self._waiting_writes += 1
+        try:
+            while (delay := self._take_slot(write=True)) > 0:
+                if (left := give_up_at - self._clock()) <= 0:
+                    return False
+                self._sleep(min(delay, left))
+            return True
+        finally:
+            with self._lock:
+                self._waiting_writes -= 1
 
     def _raise_rate(self) -> None:
         if self._slow_start:

@@ -1,7 +1,6 @@
 """The reconciler: brings one repository to the desired state."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
 
@@ -9,7 +8,7 @@ from handler.denials import denials
 from handler.grants import Entry, roles_of
 from handler.observability import logger
 from handler.policy_document import InvalidPolicy
-from handler.policy_writer import Context, PolicyWriter
+from handler.policy_writer import PolicyWriter, SweepContext
 from handler.registry import RegistryError, RepositoryNotFound
 from handler.rejections import proved_missing, rejection_reason
 from handler.result import Outcome, Result
@@ -17,7 +16,7 @@ from handler.retry import DeadlineExceeded
 from handler.role_granter import RoleGranter
 
 
-def reconcile(name: str, context: Context) -> Result:
+def reconcile(name: str, context: SweepContext) -> Result:
     """Attach every grant of the repository, as far as ECR accepts its roles. A failure is a result.
 
     ECR rejects a whole policy for one principal that does not exist, and does not say which. Then the roles
@@ -38,12 +37,12 @@ def reconcile(name: str, context: Context) -> Result:
 class _Reconciliation:
     """The reconciliation of one repository."""
 
-    def __init__(self, name: str, context: Context) -> None:
+    def __init__(self, name: str, context: SweepContext) -> None:
         self._name = name
         self._grants = context.settings.grants(name)
         self._remove_unlisted = context.settings.remove_unlisted_roles
         self._knowledge = context.knowledge
-        self._changed = Outcome.WOULD_ATTACH if context.dry_run else Outcome.ATTACHED
+        self._outcome_of_change = Outcome.WOULD_ATTACH if context.dry_run else Outcome.ATTACHED
         self._writer = PolicyWriter(name, self._grants, context)
         self._granter = RoleGranter(self._writer, self._grants, context)
 
@@ -63,29 +62,28 @@ class _Reconciliation:
 
         Raises:
             InvalidPolicy: the policy cannot be parsed, and is not rewritten.
+            RepositoryNotFound: there is no such repository.
             RegistryError: ECR refused a call, or rejects the policy whatever the roles are.
             DeadlineExceeded: the deadline passed.
         """
-        rejections, skipped = self._granter.grant()
+        rejections = self._granter.grant()
         missing = proved_missing(rejections, self._writer.accepted_contents) - self._knowledge.existing
         self._knowledge.record_missing(missing)
-        lacking = roles_of([grant.without(self._writer.granted) for grant in self._grants])
-        refused = [role for role in lacking if role in missing | skipped]
-        unproved = {role: rejections[role] for role in lacking if role in rejections.keys() - set(refused)}
-        removed = [role for role in lacking if role not in (*refused, *unproved)]
-        if unproved or removed:
-            reasons = (
-                [f"another caller removed the grant of {', '.join(removed)} meanwhile"] if removed else []
-            )
-            if unproved:
-                reasons.append(rejection_reason(self._writer.current, unproved, self._knowledge.existing))
+        lacking = roles_of([grant.missing_from(self._writer.granted) for grant in self._grants])
+        refused = [role for role in lacking if role in missing | self._granter.skipped]
+        unexplained = [role for role in lacking if role not in refused]
+        lost = [role for role in unexplained if role not in rejections]
+        unproved = {role: rejections[role] for role in unexplained if role in rejections}
+        reasons = []
+        if lost:
+            reasons.append(f"another caller removed the grant of {', '.join(lost)} meanwhile")
+        if unproved:
+            reasons.append(rejection_reason(self._writer.current, unproved, self._knowledge.existing))
+        if reasons:
             return self._result(Outcome.FAILED, refused, ". ".join(reasons))
-        result = self._result(Outcome.UNCHANGED, refused)
-        if result.added or result.removed:
-            return replace(result, outcome=self._changed)
-        if refused:
-            return replace(result, outcome=Outcome.FAILED)
-        return result
+        if self._writer.added or self._writer.removed:
+            return self._result(self._outcome_of_change, refused)
+        return self._result(Outcome.FAILED if refused else Outcome.UNCHANGED, refused)
 
     def _result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
         """Return the result, with what was changed so far."""

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from handler.denials import Denial, applies_to, covers, denials, denials_details
 from handler.grants import PULL, REQUIRED_PULL_ACTIONS, Grant
+from handler.policy import foreign
 from handler.policy_document import InvalidPolicy, Policy, Statement, parse, statements, strings
 from handler.registry import Registry, RegistryError
 from handler.settings import Settings
@@ -105,16 +106,9 @@ def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_pref
 
 def _denials(policy: Policy | None, grants: Sequence[Grant], prefix: str) -> tuple[Denial, ...]:
     """Return the denials; those that do not cover every repository are conditional."""
-    everywhere: Policy = {
-        "Statement": [
-            # The others keep their numbers.
-            statement if _covers_every_repository(statement, prefix) else {}
-            for statement in statements(policy)
-        ]
-    }
-    sure = {(denial.statement, denial.grant) for denial in denials(everywhere, grants)}
+    everywhere = {label for label, each in foreign(policy) if _covers_every_repository(each, prefix)}
     return tuple(
-        denial if (denial.statement, denial.grant) in sure else replace(denial, conditional=True)
+        denial if denial.statement in everywhere else replace(denial, conditional=True)
         for denial in denials(policy, grants)
     )
 

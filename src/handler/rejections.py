@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from handler.denials import canonical_form, deleted_principals
 from handler.grants import Entry
-from handler.policy import deleted, granted
+from handler.policy import deleted, entries_of
 from handler.policy_document import Policy, PolicyTooLong
 
 
@@ -46,7 +46,7 @@ class Rejection:
 
 def contents(policy: Policy | None, without: Collection[str] = ()) -> Contents:
     """Return the foreign statements, and the entries of ours `without` those of these roles."""
-    entries = granted(policy)
+    entries = entries_of(policy)
     entries -= deleted(entries)
     return Contents(
         canonical_form(policy), frozenset(entry for entry in entries if entry.principal not in without)

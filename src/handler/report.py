@@ -36,33 +36,35 @@ class Report:
         self._dry_run = dry_run
         self._totals = Totals()
         self._unnamed_failures = request.checkpoint.failed_more if request.checkpoint else 0
+        self._drift_corrected = 0
         self._seconds_to_grant: dict[str, float] = {}
         self._registry_policy: RegistryPolicy | None = None
         self._result_log = ResultLog(drift=request.after_policy_change)
 
     def add_registry_policy(self, policy: RegistryPolicy) -> None:
-        """Add what the registry's policy says on the grants. Its denial counts as one of a repository."""
+        """Add what the registry policy means for the grants. Its denials count as those of one repository."""
         self._registry_policy = policy
         self._totals.add_denials(policy.denied_by)
         if policy.denied_by:
             log_denials(policy.denied_by, policy.details())
 
     def add(self, result: Result) -> None:
-        """Count a result, and log it unless nothing changed."""
+        """Count a result, and log what it says."""
         self._totals.add(result)
         self._result_log.add(result)
-        if self._request.created_at and result.outcome is Outcome.ATTACHED and not result.refused:
+        attached = result.outcome is Outcome.ATTACHED and bool(result.added)
+        self._drift_corrected += attached and self._request.after_policy_change
+        if attached and self._request.created_at and not result.refused:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
 
     def publish(self) -> dict[str, object]:
         """Log the totals, write the metrics, and return the response."""
         totals = self._totals
-        attached = totals.outcomes[Outcome.ATTACHED]
         counts = {
-            "Attached": attached,
+            "Attached": totals.outcomes[Outcome.ATTACHED],
             "Unchanged": totals.outcomes[Outcome.UNCHANGED],
-            "DriftCorrected": attached if self._request.after_policy_change else 0,
+            "DriftCorrected": self._drift_corrected,
             # A new invocation that continues the sweep retries the failures, and counts what remains.
             "Failed": 0 if self.continued else totals.failed + self._unnamed_failures,
             "RolesRefused": len(totals.refused),

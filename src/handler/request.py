@@ -8,7 +8,7 @@ from handler.scope import InvalidPattern, validate_pattern
 
 type Json = Mapping[str, object]
 
-# As many names fit into the payload of an asynchronous invocation (1 MB), besides a page of names.
+# So many names and a page of names fit into the payload of an asynchronous invocation, 1 MB.
 MAX_FAILED_NAMES = 1000
 
 # Errors show values up to this length, which is more than that of a repository name.
@@ -33,7 +33,7 @@ class Checkpoint:
         unmatched: the globs that matched no repository so far.
         failed: the repositories that failed so far; the last invocation reconciles them once more.
         failed_more: how many failed beyond the `MAX_FAILED_NAMES` that are named.
-        relistings: how often the listing started again, because ECR no longer accepted a token.
+        relistings: how often the listing started again, because ECR refused a token of an earlier invocation.
     """
 
     token: str | None = None
@@ -70,7 +70,8 @@ class Request:
     def payload(self, correlation_id: str) -> dict[str, object]:
         """Return the payload of a continuation, which logs this correlation id.
 
-        It holds none of the fields that only requests for a single repository have: these never continue.
+        It has no fields of requests for a single repository, which never continue, and does not ask for the
+        registry's policy, which the first invocation reports.
         """
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
         if self.checkpoint:

@@ -95,7 +95,7 @@ class Severity(IntEnum):
     @classmethod
     def of(cls, result: Result) -> "Severity":
         """Return the severity of a result."""
-        if result.outcome is Outcome.FAILED and (result.reason or not result.refused):
+        if result.outcome is Outcome.FAILED and result.reason:
             return cls.FAILED
         if result.refused:
             return cls.ROLE_REFUSED

@@ -17,7 +17,7 @@ class ResultLog:
     """Logs the results of one invocation."""
 
     def __init__(self, *, drift: bool) -> None:
-        """Start the log of an invocation; with `drift`, a missing grant was removed by another caller."""
+        """Start the log of an invocation; with `drift`, another caller has changed the policy."""
         self._drift = drift
         self._refused: set[str] = set()
         self._unlisted = Counter[Entry]()
@@ -50,7 +50,7 @@ class ResultLog:
                 logger.warning("interrupted", extra=result.details())
             case _ if result.lacks_grant:
                 logger.error("reconcile failed", extra=result.details())
-            case Outcome.ATTACHED if self._drift:
+            case Outcome.ATTACHED if self._drift and result.added:
                 logger.warning("drift corrected", extra=result.details())
             case _:
                 logger.info("reconciled", extra=result.details())

@@ -12,7 +12,7 @@ _MAX_DELAY = 6.4  # seconds
 
 
 class DeadlineExceeded(Exception):
-    """The deadline passed before an operation succeeded; the message is that of its last error."""
+    """The deadline passed before an operation succeeded; the message says what failed last."""
 
 
 class Deadline:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable
 
-# After this many repositories whose rejections prove nothing, one write obtains a proof.
+# In every third repository whose rejections prove nothing, one write obtains a proof.
 _UNPROVED_REJECTIONS = 3
 
 

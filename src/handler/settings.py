@@ -36,7 +36,7 @@ class Settings:
         describe_role_arns: the roles that may list images.
         scope: the repositories in scope.
         pull_through_cache: the repositories into which the worker roles may import images.
-        plan: write nothing.
+        plan_mode: write nothing.
         remove_unlisted_roles: our statements hold exactly the configured roles.
         role_name: the function's role. It identifies the function's own writes.
     """
@@ -45,7 +45,7 @@ class Settings:
     describe_role_arns: tuple[str, ...]
     scope: Scope
     pull_through_cache: Scope
-    plan: bool
+    plan_mode: bool
     remove_unlisted_roles: bool
     role_name: str
 
@@ -76,7 +76,7 @@ class Settings:
             describe_role_arns=_roles(environment, "DESCRIBE_ROLE_ARNS"),
             scope=_scope(environment, "REPOSITORIES"),
             pull_through_cache=_pull_through_cache(environment),
-            plan=_choice(environment, "MODE", "enforce", "plan") == "plan",
+            plan_mode=_choice(environment, "MODE", "enforce", "plan") == "plan",
             remove_unlisted_roles=_remove_unlisted_roles(environment),
             role_name=_role_name(environment),
         )

@@ -2,11 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 
 from handler.listing import Listing
-from handler.policy_writer import Context
+from handler.policy_writer import SweepContext
 from handler.reconciler import reconcile
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
 from handler.request import MAX_FAILED_NAMES, Checkpoint, Request
@@ -36,20 +36,22 @@ class Sweep:
         self, request: Request, settings: Settings, registry: Registry, time_left: Callable[[], float]
     ) -> None:
         """Prepare the sweep; `time_left` returns the seconds until the invocation ends."""
-        self.dry_run = request.dry_run or settings.plan
+        self.dry_run = request.dry_run or settings.plan_mode
         self.remaining: Request | None = None
         self.unmatched: tuple[str, ...] = ()
         self._request = request
         self._deadline = Deadline(time_left, min(RESERVE, _MAX_RESERVE_SHARE * time_left()))
-        self._context = Context(settings, registry, self._deadline, self.dry_run, request.may_be_new)
+        self._context = SweepContext(settings, registry, self._deadline, self.dry_run, request.may_be_new)
         globs = tuple(filter(is_glob, request.repositories))
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
-        expected = settings.pull_through_cache.included if "*" in globs else ()
-        checkpoint = request.checkpoint or Checkpoint(unmatched=tuple(dict.fromkeys((*globs, *expected))))
-        self._listing = Listing(request.repositories, checkpoint, settings.scope, registry, self._deadline)
+        imported = settings.pull_through_cache.included if "*" in globs else ()
+        checkpoint = request.checkpoint or Checkpoint(unmatched=tuple(dict.fromkeys((*globs, *imported))))
+        # What is reconciled by its name is not listed too.
+        patterns = (*request.repositories, *checkpoint.failed)
+        self._listing = Listing(patterns, checkpoint, settings.scope, registry, self._deadline)
         self._waiting = deque(pattern for pattern in request.repositories if not is_glob(pattern))
-        self._failed_before = deque(checkpoint.failed)
-        self._progress = False
+        self._to_retry = deque(checkpoint.failed)
+        self._made_progress = False
         self._last_error = ""
 
     def run(self) -> Iterator[Result]:
@@ -60,11 +62,11 @@ class Sweep:
 
         Raises:
             RegistryError: the repositories cannot be listed.
-            OutOfTime: not one repository was reconciled.
+            OutOfTime: no repository was reconciled or listed.
         """
         failed: list[str] = []
         interrupted: list[Result] = []
-        is_single = len(self._waiting) == 1 and not self._listing.globs and not self._failed_before
+        is_single = len(self._waiting) == 1 and not self._listing.globs and not self._to_retry
         concurrency = 1 if is_single else MAX_CONCURRENCY
         try:
             for result in _run_concurrently(self._reconcile, self._names(), concurrency):
@@ -72,23 +74,23 @@ class Sweep:
                     self._last_error = result.reason
                     interrupted.append(result)
                     continue
-                self._progress = True
+                self._made_progress = True
                 if result.lacks_grant:
                     failed.append(result.repository)
                 yield result
         except RegistryError:
             yield from interrupted
             raise
-        if self._is_incomplete():
+        if self._has_more():
             yield from interrupted
-            self.remaining = self._rest([*failed, *(each.repository for each in interrupted)])
+            self.remaining = self._continuation_request([*failed, *(each.repository for each in interrupted)])
             return
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
-        for name in self._failed_before:
+        for name in self._to_retry:
             yield Result(name, Outcome.FAILED, reason="it failed before, and there was no time to retry it")
         self.unmatched = self._listing.checkpoint.unmatched
 
-    def _is_incomplete(self) -> bool:
+    def _has_more(self) -> bool:
         return bool(self._waiting or self._listing.globs)
 
     def _names(self) -> Iterator[str]:
@@ -100,10 +102,10 @@ class Sweep:
             except DeadlineExceeded as error:
                 self._last_error = str(error)
                 return
-            self._progress = True
+            self._made_progress = True
             yield from self._until_deadline(self._waiting)
-        if not self._is_incomplete():
-            yield from self._until_deadline(self._failed_before)
+        if not self._has_more():
+            yield from self._until_deadline(self._to_retry)
 
     def _until_deadline(self, names: deque[str]) -> Iterator[str]:
         while names and not self._deadline.passed():
@@ -114,8 +116,8 @@ class Sweep:
             return Result(name, Outcome.OUT_OF_SCOPE)
         return reconcile(name, self._context)
 
-    def _rest(self, failed: list[str]) -> Request:
-        if not self._progress:
+    def _continuation_request(self, failed: list[str]) -> Request:
+        if not self._made_progress:
             raise OutOfTime(
                 f"the time ended before a single repository was reconciled, with {len(failed)} tried and "
                 f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
@@ -136,23 +138,15 @@ def _run_concurrently[T](call: Callable[[str], T], names: Iterable[str], concurr
     if concurrency == 1:  # what an event needs: a thread would take longer than the rest of our own work
         yield from map(call, names)
         return
-    with ThreadPoolExecutor(concurrency) as executor:
-        yield from _run_in_threads(executor, call, names, concurrency)
-
-
-def _run_in_threads[T](
-    executor: ThreadPoolExecutor, call: Callable[[str], T], names: Iterable[str], concurrency: int
-) -> Iterator[T]:
-    waiting = iter(names)
     in_flight: set[Future[T]] = set()
-    while True:
+    with ThreadPoolExecutor(concurrency) as executor:
         try:
-            while len(in_flight) < concurrency and (name := next(waiting, None)) is not None:
+            for name in names:
                 in_flight.add(executor.submit(call, name))
+                if len(in_flight) == concurrency:
+                    done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
         except RegistryError:
             yield from (future.result() for future in in_flight)
             raise
-        if not in_flight:
-            return
-        done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
-        yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(in_flight))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from handler.grants import PULL, Grant
-from handler.policy import attach, granted
+from handler.policy import attach, entries_of
 from handler.policy_document import Policy
 
 
@@ -27,4 +27,4 @@ def attach_pull(
 
 def pull_roles(policy: Policy | None) -> set[str]:
     """Return the principals of AllowPull."""
-    return {entry.principal for entry in granted(policy) if entry.sid == PULL}
+    return {entry.principal for entry in entries_of(policy) if entry.sid == PULL}

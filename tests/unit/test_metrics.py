@@ -97,7 +97,7 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
 ) -> None:
     ecr.create_role(ROLE_ARN)
     ecr.create_repository("created")
-    ecr.create_repository("drifted", policy={"Version": "2012-10-17", "Statement": []})
+    ecr.create_repository("drifted")
     denied = statement("Deny", "No", "ecr:*", ROLE_ARN)
     unlisted = statement("Allow", "AllowPull", PULL, "arn:aws:iam::333333333333:root")
     ecr.create_repository("denied", policy={"Version": "2012-10-17", "Statement": [denied, unlisted]})

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from handler.grants import ACTIONS, DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Entry, Grant
-from handler.policy import attach, granted
+from handler.policy import attach, entries_of
 from handler.policy_document import InvalidPolicy, Policy, PolicyTooLong, Statement, parse, render
 from tests.unit.pull_grant import attach_pull, pull_roles
 
@@ -188,7 +188,7 @@ class TestSeveralGrants:
         assert attach(None, [Grant(PULL, (ROLE,)), Grant(DESCRIBE_IMAGES, ())]) == document(ALLOW_PULL)
 
     def test_are_found_in_a_policy(self) -> None:
-        assert granted(document(FOREIGN, *self.STATEMENTS)) == {
+        assert entries_of(document(FOREIGN, *self.STATEMENTS)) == {
             Entry(PULL, ROLE),
             Entry(DESCRIBE_IMAGES, OTHER_ROLE),
             Entry(PULL_THROUGH_CACHE, ROLE),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from handler.grants import ACTIONS, PULL, Entry, Grant
-from handler.policy import attach, granted
+from handler.policy import attach, entries_of
 from handler.policy_document import Policy, Statement, parse
 from tests.unit.evaluator import Decision, decide
 
@@ -113,7 +113,7 @@ def is_granted(grants: list[Grant], principal: str, action: str) -> bool:
     return any(principal in grant.roles and action in ACTIONS[grant.sid] for grant in grants)
 
 
-def entries_of(grants: list[Grant]) -> set[Entry]:
+def entries_for(grants: list[Grant]) -> set[Entry]:
     return {entry for grant in grants for entry in grant.entries()}
 
 
@@ -172,8 +172,8 @@ def test_foreign_statements_are_kept_when_unlisted_roles_are_removed(
 ) -> None:
     attached = attach(policy, grants, remove_unlisted=ACTIONS)
 
-    assert [s for s in listed(attached) if not granted({"Statement": [s]})] == [
-        s for s in listed(policy) if not granted({"Statement": [s]})
+    assert [s for s in listed(attached) if not entries_of({"Statement": [s]})] == [
+        s for s in listed(policy) if not entries_of({"Statement": [s]})
     ]
 
 
@@ -189,7 +189,7 @@ def test_foreign_statements_keep_their_content_and_position(
     for old, new in touched:
         assert isinstance(old, dict)
         assert isinstance(new, dict)
-        (sid,) = {entry.sid for entry in granted({"Statement": [old]})}
+        (sid,) = {entry.sid for entry in entries_of({"Statement": [old]})}
         (listed_roles,) = (grant.roles for grant in grants if grant.sid == sid)
         assert old | {"Principal": None} == new | {"Principal": None}
         assert set(names_of(old)) <= set(names_of(new)) <= set(names_of(old)) | set(listed_roles)
@@ -199,7 +199,7 @@ def test_foreign_statements_keep_their_content_and_position(
 
 @given(policies, grant_lists)
 def test_no_role_is_removed_by_default(policy: Policy | None, grants: list[Grant]) -> None:
-    assert granted(attach(policy, grants)) == granted(policy) | entries_of(grants)
+    assert entries_of(attach(policy, grants)) == entries_of(policy) | entries_for(grants)
 
 
 @every_condition
@@ -209,9 +209,9 @@ def test_our_statements_hold_exactly_the_listed_roles_on_request(
 ) -> None:
     attached = attach(policy, grants, remove_unlisted=removed_from)
 
-    kept = {entry for entry in granted(policy) if entry.sid not in removed_from}
-    assert granted(attached) == entries_of(grants) | kept
-    removed = granted(policy) - entries_of(grants) - kept
+    kept = {entry for entry in entries_of(policy) if entry.sid not in removed_from}
+    assert entries_of(attached) == entries_for(grants) | kept
+    removed = entries_of(policy) - entries_for(grants) - kept
     for principal in OTHER_PRINCIPALS + WORKERS:
         same = {principal, account_of(principal), root_of(principal)}
         for action in [*GRANTED_ACTIONS, *OTHER_ACTIONS]:
@@ -230,8 +230,8 @@ def test_ids_of_deleted_principals_leave_our_statements_on_request(
 ) -> None:
     attached = attach(policy, grants, remove_deleted=True)
 
-    existing = {entry for entry in granted(policy) if not entry.principal.startswith("AROA")}
-    assert granted(attached) == existing | entries_of(grants)
+    existing = {entry for entry in entries_of(policy) if not entry.principal.startswith("AROA")}
+    assert entries_of(attached) == existing | entries_for(grants)
 
 
 @given(policy=policies, grants=grant_lists, remove=st.booleans())

@@ -65,7 +65,7 @@ MODULES = {
     "policy_document": set(),
     "registry": {"rate_limiter", "timeouts"},
     "timeouts": set(),
-    "registry_policy": {"denials", "grants", "policy_document", "registry", "settings"},
+    "registry_policy": {"denials", "grants", "policy", "policy_document", "registry", "settings"},
     "rate_limiter": set(),
     "retry": set(),
     "report": {"observability", "registry_policy", "request", "result", "result_log", "totals"},

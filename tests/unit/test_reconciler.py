@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
+from handler.planner import Planner
 from handler.policy_document import render
 from handler.rate_limiter import Permit, RateLimiter
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
@@ -883,6 +884,55 @@ def test_a_grant_that_another_caller_removes_while_roles_are_tried_one_by_one_is
     assert f"another caller removed the grant of {A} meanwhile" in details["reason"]
 
 
+class TestARoleThatIsDeletedAfterEcrAcceptedIt:
+    def test_is_no_proof_that_another_role_is_missing(self, ecr: FakeEcr, function: Function) -> None:
+        function.roles = (B, A, C)
+        ecr.delete_role(B)
+        ecr.create_repository("app", policy=FOREIGN_POLICY)
+        ecr.create_repository("second")
+        all_roles, only_b = [lambda: None] * 2
+        ecr.run_after(WRITE, all_roles, only_b, lambda: ecr.delete_role(A))
+
+        report = function.reconcile("app")
+        assert C in str(ecr.get_policy("app"))
+        assert repository_details(report)["refused"] == [B]
+        assert f"another caller removed the grant of {A} meanwhile" in repository_details(report)["reason"]
+
+
+class TestADryRun:
+    def test_shows_the_removals_although_a_role_does_not_fit(self, ecr: FakeEcr, function: Function) -> None:
+        long = f"arn:aws:iam::222222222222:role/{'path/' * 90}long"
+        ecr.create_role(long)
+        function.roles = (A, long)
+        others = push(*(f"arn:aws:iam::{number:012}:root" for number in range(1, 290)))
+        ecr.create_repository("app", policy=document(grant(CI), others))
+
+        planned = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true", dry_run=True))
+        written = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
+
+        assert f"No space for {long}" in written["reason"]
+        assert written["removed"] == {"AllowPull": [CI]}
+        assert planned == written
+
+
+def test_a_removal_that_leaves_the_policy_too_long_is_reported_with_the_length_alone(
+    ecr: FakeEcr, function: Function
+) -> None:
+    accounts = push(*(f"{number:012}" for number in range(1, 321)))  # ECR stores them as longer ARNs
+    ecr.create_repository("app", policy=document(grant(A, CI), accounts))
+
+    reason = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))["reason"]
+
+    assert "characters and ECR allows" in reason
+    assert "Find the principal" not in reason
+
+
+def test_the_write_for_a_proof_keeps_a_policy_that_would_lose_its_last_statement() -> None:
+    only_ours = document(grant("AROAEXAMPLEOFADELETED"))
+
+    assert Planner((), remove_unlisted=False).plan_without_new_roles(only_ours, ()) is only_ours
+
+
 class TestTheDeadline:
     def test_is_met_if_ecr_never_responds(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
@@ -979,12 +1029,17 @@ def test_repositories_are_listed_with_the_largest_page_size(ecr: FakeEcr) -> Non
     assert ecr.calls[LIST] == 2
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[]", '{"Statement": 1}'])
+@pytest.mark.parametrize(
+    "text", ["no JSON", "[]", '{"Statement": 1}', '{"Statement": {"Condition": 1e99999999999999999999}}']
+)
 def test_an_invalid_policy_is_not_rewritten(
     ecr: FakeEcr, function: Function, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ecr.create_repository("app", policy=FOREIGN_POLICY)
     monkeypatch.setattr(Registry, "get_policy", lambda *_: text)
 
-    assert outcome(function.reconcile()) == "failed"
+    details = repository_details(function.reconcile())
+
+    assert details["outcome"] == "failed"
+    assert details["reason"].startswith(("the policy ", '"Statement" in the policy '))
     assert ecr.calls[WRITE] == 0

@@ -76,6 +76,39 @@ class TestFailures:
         assert vars(logged.records[1])["refused"] == [ROLE]
 
 
+class TestDrift:
+    """After a change of the policy by another caller."""
+
+    CHANGE = Request(("team/app",), after_policy_change=True)
+    STRANGER = frozenset({Entry(PULL, "stranger")})
+
+    @pytest.mark.parametrize(
+        ("result", "message", "corrected"),
+        [
+            (
+                Result("team/app", Outcome.ATTACHED, added=frozenset({Entry(PULL, ROLE)})),
+                "drift corrected",
+                1,
+            ),
+            (Result("team/app", Outcome.ATTACHED, removed=STRANGER), "reconciled", None),
+        ],
+    )
+    def test_is_a_grant_that_was_attached_again_and_no_principal_that_was_removed(
+        self,
+        logged: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+        result: Result,
+        message: str,
+        corrected: int | None,
+    ) -> None:
+        report = Report(self.CHANGE, dry_run=False)
+        report.add(result)
+        report.publish()
+
+        assert logged.records[0].message == message
+        assert metrics(capsys.readouterr().out).get("DriftCorrected") == corrected
+
+
 def test_a_missing_role_is_logged_once_for_all_repositories(logged: pytest.LogCaptureFixture) -> None:
     report = Report(Request(("*",)), dry_run=False)
     for name in ("first", "second"):

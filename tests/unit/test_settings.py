@@ -24,7 +24,7 @@ def test_the_required_variables_suffice() -> None:
 
     assert loaded.worker_role_arns == (ROLE,)
     assert "any/repository" in loaded.scope
-    assert not loaded.plan
+    assert not loaded.plan_mode
     assert not loaded.remove_unlisted_roles
     assert loaded.role_name == "ecr-allow-pull-Role"
 
@@ -165,7 +165,7 @@ def test_a_scope_that_selects_nothing_is_rejected_with_a_hint(value: str, hint: 
 
 @pytest.mark.parametrize(("value", "plan"), [("plan", True), ("enforce", False), (" Plan ", True)])
 def test_the_mode_is_enforce_or_plan(value: str, *, plan: bool) -> None:
-    assert settings(MODE=value).plan is plan
+    assert settings(MODE=value).plan_mode is plan
 
 
 @pytest.mark.parametrize(("value", "remove"), [("true", True), ("false", False), ("TRUE", True)])

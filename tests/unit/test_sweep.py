@@ -294,6 +294,18 @@ def test_names_past_the_deadline_continue_in_a_new_invocation() -> None:
     assert function.invocations > 2
 
 
+def test_a_repository_that_is_named_and_matched_is_retried_once_after_a_continuation() -> None:
+    registry = SimulatedRegistry([f"app-{number:04}" for number in range(1500)])
+    registry.policies["zapp"] = "no JSON"
+    function = Lambda(registry, timeout=20)
+
+    with pytest.raises(RepositoriesFailed, match="zapp") as caught:
+        function.run({"repositories": ["zapp", "*"]})
+
+    assert function.invocations > 1
+    assert str(caught.value).count("zapp") == 1
+
+
 def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
     registry = SimulatedRegistry(shuffled(3_000))
     function = Lambda(registry, timeout=15)

@@ -11,7 +11,7 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.grants import ACTIONS
-from handler.policy import attach, granted
+from handler.policy import attach, entries_of
 from handler.policy_document import parse
 from handler.settings import Settings
 from scripts import permissions_page
@@ -309,7 +309,7 @@ class TestTheCreationTemplate:
         )
         policy = parse(resources["CreationTemplate"]["RepositoryPolicy"])
         assert attach(policy, settings.grants(repository), remove_unlisted=ACTIONS) is policy
-        assert granted(policy) == granted(attach(None, settings.grants(repository)))
+        assert entries_of(policy) == entries_of(attach(None, settings.grants(repository)))
 
     def test_applies_to_every_way_in_which_ecr_creates_repositories(
         self, processed_template: dict[str, Any]
