@@ -121,13 +121,15 @@ def follow(activity: Activity) -> None:
     """Show events and results until the parent process ends.
 
     Raises:
-        PlaygroundError: the embedded AWS stopped.
+        PlaygroundError: the embedded AWS stopped, or the stack was deleted.
     """
     while os.getppid() == _PARENT:
         try:
             for line in activity.poll():
                 console.print(line)
         except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError) and "ResourceNotFound" in error.response["Error"]["Code"]:
+                raise PlaygroundError("The stack was deleted. Start the playground again.") from None
             raise PlaygroundError(f"The embedded AWS stopped: {error}") from None
 
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from devstack import data_plane, playground
-from devstack.activity import event_line, log_line
+from devstack.activity import Activity, event_line, log_line
 from devstack.aws import Credentials, LocalAws, clean_environment
 from devstack.host import PROJECT, free_port
 from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, SAM_LOCAL_ACCOUNT, steps
@@ -366,6 +367,14 @@ def test_without_docker_no_command_needs_docker() -> None:
     assert any(
         "events/playground.json" in command for step in steps(aws, docker=True) for command in step.commands
     )
+
+
+def test_a_deleted_stack_ends_the_playground_with_a_message_that_says_so(running: Playground) -> None:
+    activity = Mock(Activity)
+    activity.poll = lambda: running.aws.logs().filter_log_events(logGroupName="/aws/lambda/deleted")
+
+    with pytest.raises(playground.PlaygroundError, match=r"The stack was deleted"):
+        playground.follow(activity)
 
 
 class TestLeavesNothingRunning:
