@@ -45,8 +45,6 @@ class RoleGranter:
 
     def _grant_separately(self, rejected: Rejected) -> dict[str, Rejection]:
         match rejected.roles:
-            case []:
-                raise self._rejected_anyway(rejected) from None
             case [role]:
                 rejections = {role: rejected.rejection}
             case several:

@@ -166,6 +166,14 @@ class TestAttach:
 
         assert json.dumps(present) == before
 
+    def test_removes_unlisted_and_deleted_principals_together(self) -> None:
+        deleted = "AROAEXAMPLEOFADELETED"
+        before = document(ALLOW_PULL | {"Principal": {"AWS": [ROLE, MANUALLY_ADDED, deleted]}})
+
+        after = attach(before, [Grant(PULL, (ROLE,))], remove_unlisted={PULL}, remove_deleted=True)
+
+        assert pull_roles(after) == {ROLE}
+
 
 class TestSeveralGrants:
     GRANTS = (

@@ -868,6 +868,7 @@ def test_unlisted_principals_that_cannot_be_removed_are_reported_with_the_cause(
     details = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
 
     assert details["outcome"] == "failed"
+    assert details["reason"].startswith("ECR refused SetRepositoryPolicy: InvalidParameterException: ")
     assert "A principal in a foreign statement was deleted" in details["reason"]
 
 
@@ -913,6 +914,51 @@ class TestADryRun:
         assert f"No space for {long}" in written["reason"]
         assert written["removed"] == {"AllowPull": [CI]}
         assert planned == written
+
+
+def test_unlisted_principals_are_removed_although_another_role_does_not_fit(
+    ecr: FakeEcr, function: Function
+) -> None:
+    long = f"arn:aws:iam::222222222222:role/{'path/' * 90}long"
+    ecr.create_role(long)
+    function.roles = (A, long)
+    others = push(*(f"arn:aws:iam::{number:012}:root" for number in range(1, 290)))
+    ecr.create_repository("app", policy=document(grant(A, CI), others))
+
+    details = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
+
+    assert details["removed"] == {"AllowPull": [CI]}
+    assert details["reason"].startswith(f"No space for {long}: the policy would have")
+
+
+def test_the_id_of_a_deleted_role_stays_in_other_repositories_if_it_was_only_too_long_for_one(
+    ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.sweep.MAX_CONCURRENCY", 1)  # one after the other
+    ecr.rejects_deleted_principals = False
+    account = "arn:aws:iam::444444444444:root"
+    with_id = attach_pull(document(push(account, sid="")), [ecr.roles[CI], A])
+    others = push(account, sid="x" * (10_240 - len(render(with_id)) + 5))
+    ecr.create_repository("too-long", policy=document(grant(CI), others))
+    ecr.create_repository("app", policy=document(grant(CI)))
+    gone = ecr.delete_role(CI)
+
+    report = function.reconcile("too-long", "app")
+
+    assert report.response()["outcomes"] == {"attached": 2}
+    assert gone not in str(ecr.get_policy("too-long"))
+    assert gone in str(ecr.get_policy("app"))
+
+
+def test_worker_roles_import_images_only_into_the_selected_repositories(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository("cache/app", "app")
+
+    function.reconcile("cache/app", "app", PULL_THROUGH_CACHE_REPOSITORIES="cache/*")
+
+    assert "ecr:BatchImportUpstreamImage" in str(ecr.get_policy("cache/app"))
+    assert "ecr:BatchImportUpstreamImage" not in str(ecr.get_policy("app"))
 
 
 def test_a_removal_that_leaves_the_policy_too_long_is_reported_with_the_length_alone(

@@ -306,6 +306,24 @@ def test_a_repository_that_is_named_and_matched_is_retried_once_after_a_continua
     assert str(caught.value).count("zapp") == 1
 
 
+def test_a_single_repository_is_reconciled_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = SimulatedRegistry(["app", "other"])
+    threads: list[threading.Thread] = []
+    read = registry.get_policy
+
+    def get_policy(name: str) -> str | None:
+        threads.append(threading.current_thread())
+        return read(name)
+
+    monkeypatch.setattr(registry, "get_policy", get_policy)
+    Lambda(registry).run({"repositories": ["app"]})
+    assert threads == [threading.current_thread()]
+
+    Lambda(registry).run({"repositories": ["app", "other"]})
+    Lambda(registry).run({"repositories": ["app*"]})
+    assert threading.current_thread() not in threads[1:]
+
+
 def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
     registry = SimulatedRegistry(shuffled(3_000))
     function = Lambda(registry, timeout=15)
@@ -359,6 +377,8 @@ class TestPatterns:
 
         assert function.answers[-1]["unmatched"] == ["scratch/*"]
         assert "AllowPullThroughCache" in str(registry.policies["docker-hub/library/alpine"])
+        function.run({"repositories": ["docker-hub/*"]})
+        assert "unmatched" not in function.answers[-1]
 
     def test_that_match_nothing_in_scope_are_reported(self) -> None:
         function = Lambda(SimulatedRegistry(["ml/train", "scratch/x1"]), REPOSITORIES="*,!scratch/*")
