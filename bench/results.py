@@ -61,10 +61,11 @@ class Row:
 
     @property
     def ideal(self) -> float:
-        """The seconds that the necessary calls take at the rate limit, after the burst; 0 without a limit."""
+        """The seconds that the necessary calls of a bucket take, after its burst; 0 without a limit."""
         if not self.limit:
             return 0
-        calls = (2 if self.missing == ALL else 1) * self.repositories * self.limit.invocations
+        reads_and_writes = self.missing == ALL and not self.limit.separate
+        calls = (2 if reads_and_writes else 1) * self.repositories * self.limit.invocations
         return (calls - self.limit.burst) / self.limit.rate * (4 / 3 if self.limit.changes else 1)
 
     @property

@@ -9,7 +9,7 @@ little, each throttled one lowers it by more, so a few percent of the calls are 
 found. Until the first throttle there is no limit; then the rate doubles every few calls (slow start) until
 the next one.
 
-botocore's adaptive retry mode takes 1.1 to 1.7 times the ideal time under the limits that docs/performance.md
+botocore's adaptive retry mode takes 1.2 to 2.7 times the ideal time under the limits that docs/performance.md
 lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
 """
 

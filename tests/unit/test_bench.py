@@ -51,6 +51,7 @@ def test_tables_show_the_median_and_its_ratios(capsys: pytest.CaptureFixture[str
         (NONE, Limit(100, burst=0), 10),
         (ALL, Limit(100, burst=0), 20),
         (NONE, Limit(100, burst=100), 9),
+        (ALL, Limit(100, burst=0, separate=True), 10),
         (NONE, Limit(100, burst=0, invocations=2), 20),
         (NONE, Limit(100, burst=0, changes=True), 10 / 3 + 2 * 10 / 3 + 10 / 3),
     ],
