@@ -141,8 +141,8 @@ def show(
             raise DemoFailed(f"{repository} lost its foreign statement")
         console.print("[green]✓[/] the foreign statement is [green]unchanged[/]")
     console.print(
-        f"[green]✓[/] pullable [bold]{seconds:.1f} s[/] after creation, with {CLOUDTRAIL_DELAY:.0f} s of simulated "
-        "CloudTrail delay\n  (on AWS: seconds to minutes)\n"
+        f"[green]✓[/] pullable [bold]{seconds:.1f} s[/] after creation, with {CLOUDTRAIL_DELAY:.0f} s of "
+        "simulated CloudTrail delay\n  (on AWS: seconds to minutes)\n"
     )
 
 
