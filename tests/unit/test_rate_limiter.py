@@ -206,14 +206,17 @@ def paced(rate: float = 20.0) -> tuple[VirtualTime, RateLimiter]:
     return time, limiter
 
 
-def test_the_first_throttle_limits_the_rate_to_what_was_served_but_for_a_burst() -> None:
-    time, limiter = paced(20)
-
+def seconds_of_twenty_reads(time: VirtualTime, limiter: RateLimiter) -> float:
     started = time.now
     for _ in range(20):
         limiter.acquire()
+    return time.now - started
 
-    assert time.now - started == pytest.approx(1, rel=0.1)
+
+def test_the_first_throttle_limits_the_rate_to_what_was_served_but_for_a_burst() -> None:
+    time, limiter = paced(20)
+
+    assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1, rel=0.1)
 
 
 def test_throttles_of_calls_that_were_sent_before_the_rate_was_set_do_not_lower_it_again() -> None:
@@ -221,11 +224,7 @@ def test_throttles_of_calls_that_were_sent_before_the_rate_was_set_do_not_lower_
 
     for _ in range(24):
         limiter.on_throttle(Permit(time.now - 0.1, rate=inf))
-    started = time.now
-    for _ in range(20):
-        limiter.acquire()
-
-    assert time.now - started == pytest.approx(1, rel=0.1)
+    assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1, rel=0.1)
 
 
 def test_slow_start_ends_near_the_rate_at_which_the_throttled_call_was_sent() -> None:
@@ -235,11 +234,7 @@ def test_slow_start_ends_near_the_rate_at_which_the_throttled_call_was_sent() ->
         limiter.on_success(limiter.acquire())
     limiter.on_throttle(sent)
 
-    started = time.now
-    for _ in range(20):
-        limiter.acquire()
-
-    assert time.now - started == pytest.approx(1 / 0.7, rel=0.1)
+    assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1 / 0.7, rel=0.1)
 
 
 def test_a_rate_that_is_not_used_is_not_raised() -> None:
@@ -248,11 +243,7 @@ def test_a_rate_that_is_not_used_is_not_raised() -> None:
         time.now += 1
         limiter.on_success(limiter.acquire())
 
-    started = time.now
-    for _ in range(20):
-        limiter.acquire()
-
-    assert time.now - started == pytest.approx(1, rel=0.1)
+    assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1, rel=0.1)
 
 
 def test_a_read_takes_the_slot_of_its_write_too_so_that_the_write_does_not_wait() -> None:
@@ -279,11 +270,7 @@ def test_reads_take_one_slot_each_soon_after_the_last_write() -> None:
     for _ in range(30):
         limiter.acquire()
 
-    started = time.now
-    for _ in range(20):
-        limiter.acquire()
-
-    assert time.now - started == pytest.approx(1, rel=0.05)
+    assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1, rel=0.05)
 
 
 def test_a_read_waits_one_slot_after_a_write() -> None:
