@@ -4,10 +4,10 @@ It is a token bucket that holds one token, so calls are evenly spaced. A read al
 write that may follow: as much of a token as the share of the last reads that a write followed. So a write
 needs no wait, whether ECR counts reads and writes together or separately.
 
-The rate follows multiplicative increase and multiplicative decrease: each served call raises the rate by a
-little, each throttled one lowers it by more, so a few percent of the calls are throttled once the rate is
-found. Until the first throttle there is no limit; then the rate doubles every few calls (slow start) until
-the next one.
+The rate follows additive increase and multiplicative decrease (AIMD): it grows by a constant each second, and
+each throttled call lowers it by a percentage, so a few percent of the calls are throttled once the rate is
+found. So invocations that share a limit come to the same rate. Until the first throttle there is no limit;
+then the rate doubles every two calls (slow start) until the next one.
 
 botocore's adaptive retry mode takes 1.2 to 2.7 times the ideal time under the limits that docs/performance.md
 lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
@@ -22,12 +22,12 @@ from math import inf
 _MIN_RATE = 5.0  # calls per second: below it, backoff alone is slow enough
 _ASSUMED_BURST = 1.0  # seconds of the rate: the assumed size of ECR's bucket
 _IDLE_SECONDS = 1.0  # without a call
-_SLOW_START_GROWTH = 2**0.25  # the rate doubles every four calls
+_SLOW_START_GROWTH = 2**0.5  # the rate doubles every two calls
 _SLOW_START_DECREASE = 0.7  # of the rate at which the throttled call was sent
-_INCREASE = 0.0006  # of the rate, per served call
-_MAX_INCREASE = 0.03
+_INCREASE = 0.5  # calls per second, each second
+_MAX_INCREASE = 0.03  # of the rate, per served call
 _CLEAN_RUN = 25  # served calls without a throttle that double the increase: the limit was probably raised
-_DECREASE = 0.04  # of the rate, per throttled call
+_DECREASE = 0.06  # of the rate, per throttled call
 # The count of throttled writes decays with each served write. From this value on, writes wait for a slot.
 _PACE_WRITES_FROM = 3.0
 _MAX_THROTTLED_WRITES = 6.0
@@ -166,8 +166,8 @@ class RateLimiter:
             return
         self._clean_run += 1
         if self._clean_run % _CLEAN_RUN == 0:
-            self._increase = min(2 * self._increase, _MAX_INCREASE)
-        self._rate *= 1 + self._increase
+            self._increase *= 2
+        self._rate += min(self._increase / self._rate, _MAX_INCREASE * self._rate)
 
     def _set_rate(self, rate: float, now: float) -> None:
         self._rate = max(rate, _MIN_RATE)

@@ -55,21 +55,24 @@ class Sweeps:
     longest_wait: float = 0.0  # of a write after its read, in slots
     rng: random.Random = field(default_factory=lambda: random.Random(5))
 
-    def run(self, repositories: int, *, write: bool, invocations: int = 1) -> float:
+    def run(
+        self, repositories: int, *, write: bool, invocations: int = 1, start_interval: float = 0.0
+    ) -> float:
         """Reconcile so many repositories; return the seconds that it takes."""
         threads = [
             thread
-            for _ in range(invocations)
-            for thread in self.threads(repositories // invocations, write=write)
+            for number in range(invocations)
+            for thread in self.threads(repositories // invocations, number * start_interval, write=write)
         ]
         self.time.run([*threads, *self.scheduled()], until=3600)
         return self.time.now
 
-    def threads(self, repositories: int, *, write: bool) -> Iterator[Callable[[], None]]:
+    def threads(self, repositories: int, start_at: float, *, write: bool) -> Iterator[Callable[[], None]]:
         limiter = limiter_in(self.time)
         waiting = iter(range(repositories))
 
         def thread() -> None:
+            self.time.sleep(start_at)
             for _ in waiting:
                 delays = backoff_delays()
                 while not self.attempt(limiter, write=write):
@@ -143,7 +146,7 @@ def sweeps(rate: float, burst: float, *, shared: bool = True) -> Sweeps:
 def test_a_sweep_takes_little_longer_than_the_limit_allows(
     rate: float, burst: float, ratio: float, throttled: float, *, write: bool, shared: bool
 ) -> None:
-    repositories = 15 * int(rate)
+    repositories = 30 * int(rate)
     run = sweeps(rate, burst, shared=shared)
 
     seconds = run.run(repositories, write=write)
@@ -168,13 +171,17 @@ def test_the_limiter_follows_a_rate_that_halves_and_doubles(burst: float) -> Non
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_two_invocations_share_a_limit(*, write: bool) -> None:
+@pytest.mark.parametrize("start_interval", [0, 0.3, 1.5])
+def test_two_invocations_share_a_limit_fairly_also_if_one_starts_later(
+    start_interval: float, *, write: bool
+) -> None:
     run = sweeps(50, 50)
+    repositories = 775 if write else 1550
 
-    seconds = run.run(1500 if write else 3000, write=write, invocations=2)
+    seconds = run.run(repositories, write=write, invocations=2, start_interval=start_interval)
 
-    assert run.done == (1500 if write else 3000)
-    assert seconds <= 1.35 * (3000 - 50) / 50
+    assert run.done == repositories // 2 * 2
+    assert seconds <= 1.20 * (1550 - 50) / 50 + start_interval
     assert run.throttled <= 0.15 * run.calls
 
 
