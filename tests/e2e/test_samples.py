@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +19,18 @@ import json, sys
 from ministack.core.iam_evaluator import EvalContext, evaluate, evaluate_resource_policy
 from ministack.core.iam_evaluator import parse_policy_document
 
-request = json.load(sys.stdin)
-context = EvalContext(**request["context"])
-if request["of_a_resource"]:
-    print(evaluate_resource_policy(request["policy"], context).decision)
-else:
-    print(evaluate(context, [parse_policy_document(request["policy"])]).decision)
+for line in sys.stdin:
+    request = json.loads(line)
+    context = EvalContext(**request["context"])
+    if request["of_a_resource"]:
+        decision = evaluate_resource_policy(request["policy"], context).decision
+    else:
+        decision = evaluate(context, [parse_policy_document(request["policy"])]).decision
+    print(decision, flush=True)
 """
 ACCOUNT = "111122223333"
+
+type Decide = Callable[..., str]
 
 
 def sample(name: str) -> dict[str, Any]:
@@ -38,25 +43,36 @@ def actions(document: dict[str, Any]) -> set[str]:
     return {action for each in found for action in (each if isinstance(each, list) else [each])}
 
 
-def decide(
-    name: str, action: str, resource: str, principal: str, *, of_a_resource: bool = False, **keys: str
-) -> str:
-    """Return the decision of the embedded AWS's evaluator on a sample alone: Allow, Deny or ImplicitDeny."""
-    context = {
-        "principal_arn": principal,
-        "principal_type": "AssumedRole",
-        "principal_account": principal.split(":")[4],
-        "action": action,
-        "resource_arn": resource,
-        "region": "us-east-1",
-        "principal_keys": keys,
-    }
-    request = {"policy": sample(name), "context": context, "of_a_resource": of_a_resource}
-    completed = subprocess.run(  # noqa: S603 - the project's emulator
-        [str(PROJECT / ".tools/emulator/bin/python"), "-c", EVALUATE],
-        input=json.dumps(request), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return completed.stdout.strip()
+@pytest.fixture(scope="module")
+def decide() -> Iterator[Decide]:
+    """Return a function that asks the embedded AWS's evaluator about a sample alone."""
+    command = [str(PROJECT / ".tools/emulator/bin/python"), "-c", EVALUATE]
+    with subprocess.Popen(  # noqa: S603 - the project's emulator
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as evaluator:
+        assert evaluator.stdin
+        assert evaluator.stdout
+        requests, decisions = evaluator.stdin, evaluator.stdout
+
+        def decide(
+            name: str, action: str, resource: str, principal: str, *, of_a_resource: bool = False, **keys: str
+        ) -> str:
+            """Return the decision: Allow, Deny or ImplicitDeny."""
+            context = {
+                "principal_arn": principal,
+                "principal_type": "AssumedRole",
+                "principal_account": principal.split(":")[4],
+                "action": action,
+                "resource_arn": resource,
+                "region": "us-east-1",
+                "principal_keys": keys,
+            }
+            request = {"policy": sample(name), "context": context, "of_a_resource": of_a_resource}
+            requests.write(json.dumps(request) + "\n")
+            requests.flush()
+            return decisions.readline().strip()
+
+        yield decide
 
 
 class TestThePermissionsBoundary:
@@ -76,7 +92,9 @@ class TestThePermissionsBoundary:
             ("ecr:BatchGetImage", "team-a/app", "ImplicitDeny"),
         ],
     )
-    def test_limits_writes_to_the_prefixes(self, action: str, repository: str, decision: str) -> None:
+    def test_limits_writes_to_the_prefixes(
+        self, decide: Decide, action: str, repository: str, decision: str
+    ) -> None:
         resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/{repository}"
 
         assert decide("permissions-boundary", action, resource, self.ROLE) == decision
@@ -97,13 +115,13 @@ class TestTheServiceControlPolicy:
         ],
     )
     def test_denies_everyone_but_the_deployer(
-        self, action: str, resource: str, principal: str, decision: str
+        self, decide: Decide, action: str, resource: str, principal: str, decision: str
     ) -> None:
         arn = f"arn:aws:iam::{ACCOUNT}:role/{principal}"
 
         assert decide("service-control-policy", action, resource, arn) == decision
 
-    def test_concerns_no_other_role(self) -> None:
+    def test_concerns_no_other_role(self, decide: Decide) -> None:
         other, developer = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in ("other", "developer"))
 
         assert decide("service-control-policy", "iam:PassRole", other, developer) == "ImplicitDeny"
@@ -119,7 +137,9 @@ class TestTheRegistryPolicy:
             ("999999999999", "true", "ImplicitDeny"),
         ],
     )
-    def test_denies_pulls_by_other_accounts(self, account: str, is_service: str, decision: str) -> None:
+    def test_denies_pulls_by_other_accounts(
+        self, decide: Decide, account: str, is_service: str, decision: str
+    ) -> None:
         keys = {"aws:principalisawsservice": is_service}
         resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/team/app"
         principal = f"arn:aws:iam::{account}:role/worker"
