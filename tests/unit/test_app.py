@@ -595,6 +595,22 @@ class TestAFailure:
 
         assert [function.policy("first"), function.policy("second")].count(document(allow_pull(ROLE))) == 1
 
+    def test_caused_by_a_bug_is_logged_with_its_place_but_without_its_text(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        function = start()
+        function.create("team/app")
+        monkeypatch.setattr(reconciler, "denials", lambda *_: {"Sid": "Push"}["part of a policy"])
+
+        with pytest.raises(Exception, match="unexpected KeyError"):
+            function.invoke({"repositories": ["team/app"]})
+
+        (line,) = (line for line in logged() if line["message"] == "internal error")
+        assert (line["repository"], line["error"]) == ("team/app", "KeyError")
+        assert line["at"][0].startswith("reconciler.py:")
+        assert line["at"][-1].startswith("test_app.py:")
+        assert "part of a policy" not in str(logged())
+
     def test_caused_by_a_bug_in_the_search_for_denials_does_not_end_the_sweep(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:

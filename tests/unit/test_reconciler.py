@@ -8,12 +8,16 @@ from typing import Any, cast
 import pytest
 
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
+from handler.grants import Entry
 from handler.planner import Planner
 from handler.policy_document import render
+from handler.policy_writer import SweepContext
 from handler.rate_limiter import Permit, RateLimiter
+from handler.reconciler import reconcile
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
 from handler.report import Report, RepositoriesFailed
 from handler.request import Request
+from handler.retry import Deadline
 from handler.settings import Settings
 from handler.sweep import Sweep
 from tests.environment import REQUIRED
@@ -61,13 +65,18 @@ class Function:
     backoffs: int = 0
     clock: float = 0.0  # seconds, which only backoff delays and tests advance
 
+    def settings(self, **settings: str) -> Settings:
+        return Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings)
+
+    def context(self) -> SweepContext:
+        return SweepContext(self.settings(), self.registry, Deadline(lambda: 900, 0))
+
     def reconcile(self, *names: str, dry_run: bool = False, seconds: float = 900, **settings: str) -> Report:
-        environment = REQUIRED | {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings
         started = self.clock
         request = Request(names or ("app",), dry_run=dry_run, may_be_new=self.may_be_new)
         sweep = Sweep(
             request,
-            Settings.from_environment(environment),
+            self.settings(**settings),
             self.registry,
             lambda: seconds - (self.clock - started),
         )
@@ -432,6 +441,19 @@ class TestAMissingRole:
         assert ecr.get_policy("app") == normalized(document(grant(B)))
         assert repository_details(report)["unlisted"] == {"AllowPull": [B]}
         assert repository_details(report)["not_removed"] == ["AllowPull"]
+
+    def test_prevents_no_removal_if_unlisted_roles_are_not_to_be_removed(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        context = function.context()
+        context.knowledge.record_missing([A])
+        ecr.create_repository("app", policy=document(grant(B)))
+
+        result = reconcile("app", context)
+
+        assert result.refused == (A,)
+        assert result.unlisted == {Entry("AllowPull", B)}
+        assert result.not_removed == ()
 
     def test_is_reported_as_the_reason_why_nothing_was_removed(
         self, ecr: FakeEcr, function: Function
@@ -883,6 +905,38 @@ def test_a_grant_that_another_caller_removes_while_roles_are_tried_one_by_one_is
 
     assert details["outcome"] == "failed"
     assert f"another caller removed the grant of {A} meanwhile" in details["reason"]
+
+
+def test_a_role_that_another_thread_proves_missing_while_roles_are_tried_one_by_one_is_skipped(
+    ecr: FakeEcr, function: Function
+) -> None:
+    missing = tuple(f"arn:aws:iam::222222222222:role/missing-{number}" for number in range(2))
+    function.roles = (*missing, C)
+    context = function.context()
+    ecr.create_repository("app")
+    ecr.run_before(WRITE, lambda: None, lambda: context.knowledge.record_missing([missing[1]]))
+
+    result = reconcile("app", context)
+
+    assert result.added == {Entry("AllowPull", C)}
+    assert set(result.refused) == set(missing)
+    assert ecr.calls[WRITE] == 4  # all roles, the first missing one, C, and the first one again
+
+
+def test_a_deadline_that_passes_before_each_role_was_tried_is_named_as_the_reason(
+    ecr: FakeEcr, function: Function
+) -> None:
+    function.roles = (A, B)
+    ecr.delete_role(B)
+    ecr.create_repository("app")
+    ecr.run_before(WRITE, lambda: setattr(function, "clock", 100.0))
+
+    details = repository_details(function.reconcile(seconds=100))
+
+    assert details["outcome"] == "failed"
+    assert details["reason"] == (
+        "no attempt succeeded in time: ECR rejects one of several roles, and there was no time to try each"
+    )
 
 
 class TestARoleThatIsDeletedAfterEcrAcceptedIt:
