@@ -12,7 +12,7 @@ from handler.policy_document import Policy, Statement, strings
 # A policy can hold a hundred denials, and the response has a maximum size.
 _MAX_DENIALS = 10
 # The depth down to which lists compare as sets; what is deeper compares as text.
-_POLICY_LEVELS = 6
+_POLICY_LEVELS = 5
 
 
 @dataclass(frozen=True, slots=True)

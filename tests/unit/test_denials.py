@@ -1,11 +1,12 @@
 """Foreign statements that deny the grant, according to AWS's evaluation rules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import pytest
 from hypothesis import given
 
-from handler.denials import canonical_form, deleted_principals, denials
+from handler.denials import canonical_form, deleted_principals, denials, denials_details
 from handler.grants import ACTIONS, PULL, Grant
 from handler.policy import foreign
 from handler.policy_document import Policy
@@ -186,3 +187,32 @@ def test_the_canonical_form_tells_policies_apart_at_every_depth() -> None:
 
     assert canonical_form(nested({"a": 1, "b": 2})) == canonical_form(nested({"b": 2, "a": 1}))
     assert canonical_form(nested({"a": 1})) != canonical_form(nested({"a": 2}))
+
+
+def test_the_canonical_form_ignores_the_order_of_lists_down_to_the_values_of_a_condition() -> None:
+    def with_values(*values: str) -> Policy:
+        condition = {"StringEquals": {"aws:PrincipalTag/team": list(values)}}
+        return {"Statement": [{"Effect": "Deny", "Condition": condition}]}
+
+    assert canonical_form(with_values("a", "b")) == canonical_form(with_values("b", "a"))
+    assert canonical_form(with_values("a", "b")) != canonical_form(with_values("a", "c"))
+
+
+@pytest.mark.parametrize("nest", [lambda value: {"deeper": value}, lambda value: [{"deeper": value}]])
+def test_the_canonical_form_exists_for_a_policy_that_is_nested_deeper_than_pythons_stack(
+    nest: Callable[[object], object],
+) -> None:
+    value: object = "text"
+    for _ in range(400):
+        value = nest(value)
+
+    assert canonical_form({"Statement": [{"Condition": value}]})
+
+
+def test_the_details_hold_ten_denials_and_the_number_of_the_others() -> None:
+    (denial,) = denials({"Statement": [deny(Principal="*")]}, [Grant("AllowPull", (ROLE,))])
+
+    details = denials_details([denial] * 12)
+
+    (one,) = cast("list[object]", denials_details([denial])["denied_by"])
+    assert details == {"denied_by": [one] * 10, "denied_by_more": 2}
