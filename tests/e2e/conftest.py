@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,6 +66,28 @@ class Stack:
             assert time.monotonic() < deadline, self.aws.log()
             time.sleep(0.1)
 
+    @contextmanager
+    def many_repositories(self, prefix: str) -> Iterator[list[str]]:
+        """Create more repositories than a sweep reconciles in two seconds, and delete them at the end."""
+        names = [f"{prefix}/app-{number:04}" for number in range(800)]
+        for name in names:
+            self.create_repository(name)
+        try:
+            yield names
+        finally:
+            for name in names:
+                self.registry.delete_repository(repositoryName=name, force=True)
+
+    @contextmanager
+    def timeout(self, seconds: int) -> Iterator[None]:
+        """Change the function's timeout until the block ends."""
+        functions, name = self.aws.lambda_(), self.outputs["FunctionName"]
+        functions.update_function_configuration(FunctionName=name, Timeout=seconds)
+        try:
+            yield
+        finally:
+            functions.update_function_configuration(FunctionName=name, Timeout=900)
+
     def wait_for_later_event(self, repository: str) -> None:
         """Create a repository, and wait for its grant. All events of the calls before came earlier."""
         self.create_repository(repository)
@@ -92,8 +115,9 @@ class Stack:
         """Return the function's log lines in JSON."""
         return [json.loads(line) for line in self.aws.log().splitlines() if line.startswith("{")]
 
+    @cached_property
     def rules(self) -> dict[str, str]:
-        """Return the names of the stack's rules by logical id."""
+        """The names of the stack's rules by logical id."""
         resources = self.aws.cloudformation().describe_stack_resources(StackName=STACK)["StackResources"]
         return {
             resource["LogicalResourceId"].removeprefix("Function"): resource["PhysicalResourceId"]
@@ -101,11 +125,19 @@ class Stack:
             if resource["ResourceType"] == "AWS::Events::Rule"
         }
 
+    @cached_property
+    def event_patterns(self) -> dict[str, str]:
+        """The event patterns of the stack's rules by logical id."""
+        events = self.aws.events()
+        return {
+            logical: events.describe_rule(Name=name)["EventPattern"] for logical, name in self.rules.items()
+        }
+
     @contextmanager
     def only_rules(self, *enabled: str) -> Iterator[None]:
         """Disable all other rules until the block ends."""
         events = self.aws.events()
-        others = [name for logical, name in self.rules().items() if logical not in enabled]
+        others = [name for logical, name in self.rules.items() if logical not in enabled]
         for name in others:
             events.disable_rule(Name=name)
         try:

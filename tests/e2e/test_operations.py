@@ -47,19 +47,14 @@ def test_each_permission_is_needed_and_the_error_names_a_missing_one(
 
 
 def continuation_error_without_permission(stack: Stack) -> str:
-    names = [f"continued/app-{number:04}" for number in range(800)]
-    functions, function = stack.aws.lambda_(), stack.outputs["FunctionName"]
-    with stack.only_rules(), without_permission(stack, "lambda:InvokeFunction"):
-        for name in names:
-            stack.create_repository(name)
-        functions.update_function_configuration(FunctionName=function, Timeout=2)
-        try:
-            response = stack.invoke({"repositories": ["continued/*"]})
-            return str(response.get("errorMessage", response))
-        finally:
-            functions.update_function_configuration(FunctionName=function, Timeout=900)
-            for name in names:
-                stack.registry.delete_repository(repositoryName=name, force=True)
+    with (
+        stack.only_rules(),
+        stack.many_repositories("continued"),
+        without_permission(stack, "lambda:InvokeFunction"),
+        stack.timeout(2),
+    ):
+        response = stack.invoke({"repositories": ["continued/*"]})
+    return str(response.get("errorMessage", response))
 
 
 class TestAnotherFunctionUnderTheSameRole:

@@ -119,6 +119,9 @@ class Playground:
             | {"AWS_PROFILE": "missing", "AWS_SESSION_TOKEN": "other", "SAM_CLI_POLL_DELAY": "0.2"},
         )  # fmt: skip
 
+    def wait_for_policy(self, repository: str, *statements: object) -> None:
+        wait_until(lambda: policy(self.aws.ecr(), repository) == list(statements), lambda: self.output)
+
     def wait_for(self, *words: str) -> None:
         """Wait for a line that holds all the words."""
         wait_until(
@@ -171,7 +174,7 @@ def test_printed_commands_do_what_the_text_above_them_says(running: Playground) 
     created, before = (running.run(command) for command in create)
     assert created.returncode == 0, created.stderr
     assert "RepositoryPolicyNotFoundException" in before.stderr
-    wait_until(lambda: running.run(attached[0]).returncode == 0)
+    running.wait_for_policy("team/app", ALLOW_PULL)
     assert statements(running.run(attached[0]).stdout) == [ALLOW_PULL]
 
     remote, logs = (running.run(command) for command in invoke)
@@ -179,14 +182,15 @@ def test_printed_commands_do_what_the_text_above_them_says(running: Playground) 
     assert "reconciled" in logs.stdout
 
     assert running.run(overwrite[0]).returncode == 0
-    wait_until(lambda: len(statements(running.run(overwrite[1]).stdout)) == 2)
+    running.wait_for_policy("team/app", FOREIGN, ALLOW_PULL)
     assert statements(running.run(overwrite[1]).stdout) == [FOREIGN, ALLOW_PULL]
 
     deployed = running.run(add_role[0])
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     second_role = f"{data_plane.ROLE_ARN}-gpu"
-    wait_until(lambda: second_role in running.run(add_role[1]).stdout)
-    assert statements(running.run(add_role[1]).stdout)[0] == FOREIGN
+    both_roles = ALLOW_PULL | {"Principal": {"AWS": [data_plane.ROLE_ARN, second_role]}}
+    running.wait_for_policy("team/app", FOREIGN, both_roles)
+    assert statements(running.run(add_role[1]).stdout) == [FOREIGN, both_roles]
 
     running.wait_for("event", "CreateRepository", "team/app")
     running.wait_for("result", "attached", "team/app", f"+ AllowPull {data_plane.ROLE_ARN}")

@@ -72,19 +72,10 @@ class TestManualInvocation:
 
 
 def test_sweep_near_its_timeout_continues_in_new_invocations_until_done(stack: Stack) -> None:
-    names = [f"many/app-{number:04}" for number in range(800)]
-    functions, function = stack.aws.lambda_(), stack.outputs["FunctionName"]
-    with stack.only_rules():
+    with stack.only_rules(), stack.many_repositories("many") as names, stack.timeout(2):
+        first = stack.invoke({"repositories": ["many/*"]})
         for name in names:
-            stack.create_repository(name)
-        functions.update_function_configuration(FunctionName=function, Timeout=2)
-        try:
-            first = stack.invoke({"repositories": ["many/*"]})
-            stack.wait_until(lambda: all(stack.statements(name) for name in names))
-        finally:
-            functions.update_function_configuration(FunctionName=function, Timeout=900)
-            for name in names:
-                stack.registry.delete_repository(repositoryName=name, force=True)
+            stack.wait_for_statements(name, ALLOW_PULL)
 
     assert first["handed_over"] is True
     assert 0 < first["checked"] < len(names)

@@ -246,8 +246,6 @@ def matching_rules(stack: Stack, event: dict[str, Any]) -> list[str]:
     events = stack.aws.events()
     return [
         logical
-        for logical, name in stack.rules().items()
-        if events.test_event_pattern(
-            EventPattern=events.describe_rule(Name=name)["EventPattern"], Event=json.dumps(event)
-        )["Result"]
+        for logical, pattern in stack.event_patterns.items()
+        if events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]
     ]
