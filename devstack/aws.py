@@ -94,9 +94,9 @@ class LocalAws:
         (described,) = self.cloudformation().describe_stacks(StackName=stack)["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
 
-    def log(self, stack: str = STACK) -> str:
-        """Return the function's log."""
-        page = self.logs().filter_log_events(logGroupName=f"/aws/lambda/{stack}")
+    def log(self, stack: str = STACK, *, since: float = 0.0) -> str:
+        """Return the function's log since a Unix time in seconds."""
+        page = self.logs().filter_log_events(logGroupName=f"/aws/lambda/{stack}", startTime=int(since * 1000))
         return "".join(event["message"].rstrip() + "\n" for event in page["events"])
 
     def sam(self, *arguments: str) -> str:

@@ -90,12 +90,13 @@ class Stack:
 
     def wait_for_later_event(self, repository: str) -> None:
         """Create a repository, and wait for its grant. All events of the calls before came earlier."""
+        since = time.time()
         self.create_repository(repository)
         self.wait_for_statements(repository, ALLOW_PULL)
-        self.wait_until(lambda: self._has_report_on(repository))
+        self.wait_until(lambda: self._has_report_on(repository, since))
 
-    def _has_report_on(self, repository: str) -> bool:
-        lines = self.log_lines()
+    def _has_report_on(self, repository: str, since: float) -> bool:
+        lines = self.log_lines(since)
         requests = {line["function_request_id"] for line in lines if line.get("repository") == repository}
         return any(
             line.get("message") == "report" and line["function_request_id"] in requests for line in lines
@@ -107,13 +108,13 @@ class Stack:
         )
         return json.loads(response["Payload"].read())
 
-    def reports(self) -> list[dict[str, Any]]:
-        """Return each invocation's report from the log."""
-        return [line for line in self.log_lines() if line.get("message") == "report"]
+    def reports(self, since: float) -> list[dict[str, Any]]:
+        """Return each invocation's report from the log since a Unix time in seconds."""
+        return [line for line in self.log_lines(since) if line.get("message") == "report"]
 
-    def log_lines(self) -> list[dict[str, Any]]:
-        """Return the function's log lines in JSON."""
-        return [json.loads(line) for line in self.aws.log().splitlines() if line.startswith("{")]
+    def log_lines(self, since: float) -> list[dict[str, Any]]:
+        """Return the function's log lines in JSON since a Unix time in seconds."""
+        return [json.loads(line) for line in self.aws.log(since=since).splitlines() if line.startswith("{")]
 
     @cached_property
     def rules(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,22 +175,24 @@ class TestFailedEvent:
         def messages() -> list[dict[str, Any]]:
             return [each for each in dead_letters(stack) if each["requestPayload"] == event]
 
+        since = time.time()
         invoke_async(stack, event)
         stack.wait_until(lambda: bool(messages()))
 
         (message,) = messages()
         assert message["requestContext"]["approximateInvokeCount"] == 3
         assert "the event comes from account None, region x" in message["responsePayload"]["errorMessage"]
-        lines = [line for line in stack.log_lines() if line.get("correlation_id") == "0e"]
+        lines = [line for line in stack.log_lines(since) if line.get("correlation_id") == "0e"]
         assert [line["message"] for line in lines] == ["invalid input"] * 3
 
 
 def test_time_from_creation_to_grant_is_a_metric(stack: Stack) -> None:
+    since = time.time()
     stack.create_repository("measured/app")
     stack.wait_for_statements("measured/app", ALLOW_PULL)
 
     def metric_lines() -> list[dict[str, Any]]:
-        return [line for line in stack.log_lines() if "SecondsToGrant" in line]
+        return [line for line in stack.log_lines(since) if "SecondsToGrant" in line]
 
     stack.wait_until(lambda: bool(metric_lines()))
     line = metric_lines()[-1]
