@@ -17,6 +17,7 @@ from handler.reconciler import reconcile
 from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
 from handler.report import Report, RepositoriesFailed
 from handler.request import Request
+from handler.result import Outcome
 from handler.retry import Deadline
 from handler.settings import Settings
 from handler.sweep import Sweep
@@ -441,6 +442,18 @@ class TestAMissingRole:
         assert ecr.get_policy("app") == normalized(document(grant(B)))
         assert repository_details(report)["unlisted"] == {"AllowPull": [B]}
         assert repository_details(report)["not_removed"] == ["AllowPull"]
+
+    def test_is_a_failure_also_where_nothing_else_is_to_be_done(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        function.roles = (A, B)
+        context = function.context()
+        context.knowledge.record_missing([B])
+        ecr.create_repository("app", policy=document(grant(A)))
+
+        result = reconcile("app", context)
+
+        assert (result.outcome, result.refused, ecr.calls[WRITE]) == (Outcome.FAILED, (B,), 0)
 
     def test_prevents_no_removal_if_unlisted_roles_are_not_to_be_removed(
         self, ecr: FakeEcr, function: Function
