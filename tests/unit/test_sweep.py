@@ -17,7 +17,7 @@ from handler.policy_document import parse as parse_policy
 from handler.policy_document import render
 from handler.registry import MAX_CONCURRENCY, RegistryError, RepositoryNotFound, Throttled, Unavailable
 from handler.report import Report, RepositoriesFailed
-from handler.request import Request
+from handler.request import Checkpoint, Request
 from handler.result import Outcome, Result
 from handler.settings import Settings
 from handler.sweep import OutOfTime, Sweep, _run_concurrently
@@ -69,6 +69,19 @@ class SimulatedRegistry:
         with self._lock:
             self.calls[call] += 1
             self.time += CALL_DURATION
+
+
+class UnavailableRegistry(SimulatedRegistry):
+    """A registry whose reads take the rest of the time, and fail."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.concurrent_reads = threading.Barrier(1)
+
+    def get_policy(self, _: str) -> str | None:
+        self.concurrent_reads.wait(timeout=10)
+        self.time = LAMBDA_TIMEOUT
+        raise Unavailable("ECR did not answer")
 
 
 class Lambda:
@@ -362,6 +375,43 @@ def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.
     assert result.outcome is Outcome.FAILED
     assert "throttled" in result.reason
     assert reads == 1
+
+
+class TestARegistryThatStopsAnswering:
+    """Each read takes the rest of the time, and fails."""
+
+    @pytest.fixture
+    def registry(self) -> UnavailableRegistry:
+        return UnavailableRegistry()
+
+    def sweep(self, registry: SimulatedRegistry, *names: str, retry: tuple[str, ...] = ()) -> Sweep:
+        settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
+        request = Request(names, checkpoint=Checkpoint(failed=retry))
+        return Sweep(request, settings, registry, lambda: 900 - registry.time)  # type: ignore[arg-type]
+
+    def test_fails_every_repository_that_was_tried(self, registry: UnavailableRegistry) -> None:
+        registry.concurrent_reads = threading.Barrier(3)
+
+        results = run(self.sweep(registry, "a", "b", "c"))
+
+        assert {result.repository for result in results} == {"a", "b", "c"}
+        assert {result.outcome for result in results} == {Outcome.FAILED}
+
+    def test_is_named_as_the_cause_if_nothing_was_reconciled(self, registry: UnavailableRegistry) -> None:
+        names = [f"app-{number}" for number in range(MAX_CONCURRENCY + 1)]
+
+        with pytest.raises(OutOfTime, match=r"no attempt succeeded in time: ECR did not answer$"):
+            run(self.sweep(registry, *names))
+
+    def test_prevents_the_retry_of_repositories_that_failed_before(
+        self, registry: UnavailableRegistry
+    ) -> None:
+        registry.time = 900
+
+        results = run(self.sweep(registry, retry=("a", "b")))
+
+        reason = "it failed before, and there was no time to retry it"
+        assert results == [Result(name, Outcome.FAILED, reason=reason) for name in ("a", "b")]
 
 
 class TestPatterns:
