@@ -72,11 +72,15 @@ class SimulatedRegistry:
 
 
 class UnavailableRegistry(SimulatedRegistry):
-    """A registry whose reads take the rest of the time, and fail."""
+    """A registry whose calls take the rest of the time, and fail."""
 
     def __init__(self) -> None:
         super().__init__([])
         self.concurrent_reads = threading.Barrier(1)
+
+    def list_repositories(self, _: str | None = None) -> tuple[list[str], str | None]:
+        self.time = LAMBDA_TIMEOUT
+        raise Unavailable("ECR did not list")
 
     def get_policy(self, _: str) -> str | None:
         self.concurrent_reads.wait(timeout=10)
@@ -378,7 +382,7 @@ def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.
 
 
 class TestARegistryThatStopsAnswering:
-    """Each read takes the rest of the time, and fails."""
+    """Each call takes the rest of the time, and fails."""
 
     @pytest.fixture
     def registry(self) -> UnavailableRegistry:
@@ -390,11 +394,12 @@ class TestARegistryThatStopsAnswering:
         return Sweep(request, settings, registry, lambda: 900 - registry.time)  # type: ignore[arg-type]
 
     def test_fails_every_repository_that_was_tried(self, registry: UnavailableRegistry) -> None:
-        registry.concurrent_reads = threading.Barrier(3)
+        names = [f"app-{number}" for number in range(MAX_CONCURRENCY)]
+        registry.concurrent_reads = threading.Barrier(MAX_CONCURRENCY)
 
-        results = run(self.sweep(registry, "a", "b", "c"))
+        results = run(self.sweep(registry, *names))
 
-        assert {result.repository for result in results} == {"a", "b", "c"}
+        assert sorted(result.repository for result in results) == sorted(names)
         assert {result.outcome for result in results} == {Outcome.FAILED}
 
     def test_is_named_as_the_cause_if_nothing_was_reconciled(self, registry: UnavailableRegistry) -> None:
@@ -402,6 +407,10 @@ class TestARegistryThatStopsAnswering:
 
         with pytest.raises(OutOfTime, match=r"no attempt succeeded in time: ECR did not answer$"):
             run(self.sweep(registry, *names))
+
+    def test_is_named_as_the_cause_if_nothing_was_listed(self, registry: UnavailableRegistry) -> None:
+        with pytest.raises(OutOfTime, match=r": ECR did not list$"):
+            run(self.sweep(registry, "*"))
 
     def test_prevents_the_retry_of_repositories_that_failed_before(
         self, registry: UnavailableRegistry
