@@ -10,6 +10,9 @@ UV := $(TOOLS)/uv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--custom-compile-command "make lock"
 
+# Some unit tests wait, so one worker more than processors
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 # A command-line option for a variable that was given to make. One in the environment is left to the SDK.
 option = $(if $(findstring command line,$(origin $2)),$1 '$($2)')
 
@@ -45,11 +48,11 @@ check: dev sam ## check formatting, lint, types and the template
 
 .PHONY: unit
 unit: dev ## run the unit tests
-	$(BIN)/pytest -n auto --dist worksteal tests/unit
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/unit
 
 .PHONY: e2e
 e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
-	$(BIN)/pytest -n 2 --dist loadfile tests/e2e
+	$(BIN)/pytest -n 4 --dist loadfile tests/e2e
 
 .PHONY: audit
 audit: audit-tools ## check the template (AWS's schemas, checkov), the dependencies and links; needs internet access
