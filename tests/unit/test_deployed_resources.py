@@ -321,6 +321,7 @@ QUERIES = {
     "failed repositories": 'message = "reconcile failed"',
     "unlisted principals": 'message = "unlisted principals"',
     "recurring drift": 'message = "drift corrected"',
+    "warnings and errors": 'level in ["WARNING", "ERROR", "CRITICAL"]',
 }
 
 
