@@ -51,7 +51,7 @@ def limits(results: Results) -> str:
             for implementation in (OURS, ADAPTIVE)
             for cell in _worst([row for row in by_implementation if row.implementation == implementation])
         ]
-        lines.append((str(name), f"{burst} calls", *cells))
+        lines.append((str(name), f"{burst} {'call' if burst == 1 else 'calls'}", *cells))
     return "\n".join(_table(heading, lines))
 
 
