@@ -401,6 +401,7 @@ class TestARegistryThatStopsAnswering:
 
         assert sorted(result.repository for result in results) == sorted(names)
         assert {result.outcome for result in results} == {Outcome.FAILED}
+        assert all("ECR did not answer" in result.reason for result in results)
 
     def test_is_named_as_the_cause_if_nothing_was_reconciled(self, registry: UnavailableRegistry) -> None:
         names = [f"app-{number}" for number in range(MAX_CONCURRENCY + 1)]
