@@ -1108,14 +1108,14 @@ def test_each_call_has_a_permit_for_a_read_or_a_write_and_reports_its_result(ecr
 
 
 def test_concurrent_reconciliations_adapt_to_throttling_and_all_succeed(ecr: FakeEcr) -> None:
-    names = [f"app-{number}" for number in range(150)]
+    names = [f"app-{number}" for number in range(200)]
     ecr.create_repository(*names, policy=document(grant(A)))
-    ecr.buckets[READ] = TokenBucket(rate=100, burst=30)
+    ecr.buckets[READ] = TokenBucket(rate=60, burst=60)
 
     report = Function(ecr, Registry(ecr.client())).reconcile(*names)
 
-    assert report.response()["outcomes"] == {"unchanged": 150}
-    assert ecr.throttled < 75
+    assert report.response()["outcomes"] == {"unchanged": 200}
+    assert ecr.throttled < 100  # usually below 30; above 150 without adaptation
 
 
 def test_a_permanent_error_is_not_retried(ecr: FakeEcr, function: Function) -> None:
