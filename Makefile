@@ -95,7 +95,7 @@ build: sam ## build the function package for `sam deploy` and `sam local invoke`
 	$(SAM) build
 
 .PHONY: bench
-bench: dev sam runtime custodian build ## run the benchmark, 40 minutes (BENCH_QUICK=1: a two-minute trial)
+bench: dev sam runtime custodian build ## run the benchmark, an hour (BENCH_QUICK=1: a two-minute trial)
 	@$(BIN)/python -m bench
 
 .PHONY: lock
