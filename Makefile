@@ -28,7 +28,7 @@ run: dev sam emulator ## demo: deploy to an embedded AWS and watch a new reposit
 	@$(BIN)/python -m devstack.demo
 
 .PHONY: plan
-plan: dev ## show what the function would do to your registry, read-only (WORKER_ROLE_ARNS=ARN; JSON=1)
+plan: dev ## show what the function would do to your registry, read-only (AWS_REGION=, WORKER_ROLE_ARNS=; JSON=1)
 	@PYTHONPATH=src $(BIN)/python -m scripts.plan $(if $(JSON),--json) $(call option,--profile,AWS_PROFILE) \
 		$(call option,--region,AWS_REGION)
 
