@@ -196,9 +196,13 @@ class TestImageEvents:
     def test_are_accepted_with_the_name_only_in_the_resource_arn(
         self, saved_event: Callable[[str], Event]
     ) -> None:
-        event = saved_event("image-cached") | {"detail": {"sync-status": "SUCCESS"}}
+        event = saved_event("image-cached")
+        detail = event["detail"]
+        assert isinstance(detail, dict)
+        del detail["repository-name"]
 
-        assert parsed(event).repositories == ("ecr-public/docker/library/alpine",)
+        for each in (detail, {"sync-status": "SUCCESS"}):
+            assert parsed(event | {"detail": each}).repositories == ("ecr-public/docker/library/alpine",)
 
     @pytest.mark.parametrize(
         ("event", "change"),
