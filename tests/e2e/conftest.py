@@ -81,12 +81,30 @@ class Stack:
     @contextmanager
     def timeout(self, seconds: int) -> Iterator[None]:
         """Change the function's timeout until the block ends."""
-        functions, name = self.aws.lambda_(), self.outputs["FunctionName"]
-        functions.update_function_configuration(FunctionName=name, Timeout=seconds)
+        with self._configuration(Timeout=seconds):
+            yield
+
+    @contextmanager
+    def environment(self, **variables: str) -> Iterator[None]:
+        """Change variables of the function's environment until the block ends."""
+        before = self._read_configuration()["Environment"]["Variables"]
+        with self._configuration(Environment={"Variables": before | variables}):
+            yield
+
+    @contextmanager
+    def _configuration(self, **changes: Any) -> Iterator[None]:  # noqa: ANN401 - as in the API
+        functions, name, before = self.aws.lambda_(), self.outputs["FunctionName"], self._read_configuration()
+        functions.update_function_configuration(FunctionName=name, **changes)
         try:
             yield
         finally:
-            functions.update_function_configuration(FunctionName=name, Timeout=900)
+            functions.update_function_configuration(
+                FunctionName=name, **{key: before[key] for key in changes}
+            )
+
+    def _read_configuration(self) -> dict[str, Any]:
+        name = self.outputs["FunctionName"]
+        return {**self.aws.lambda_().get_function_configuration(FunctionName=name)}
 
     def wait_for_later_event(self, repository: str) -> None:
         """Create a repository, and wait for its grant. All events of the calls before came earlier."""

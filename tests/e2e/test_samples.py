@@ -2,8 +2,9 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
 
 import pytest
 
@@ -30,8 +31,6 @@ for line in sys.stdin:
 """
 ACCOUNT = "111122223333"
 
-type Decide = Callable[..., str]
-
 
 def sample(name: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text())
@@ -43,36 +42,48 @@ def actions(document: dict[str, Any]) -> set[str]:
     return {action for each in found for action in (each if isinstance(each, list) else [each])}
 
 
+@dataclass
+class Evaluator:
+    """The embedded AWS's evaluator of IAM policies, in a process of its own."""
+
+    requests: IO[str]
+    decisions: IO[str]
+
+    def decide(
+        self,
+        name: str,
+        action: str,
+        resource: str,
+        principal: str,
+        *,
+        of_a_resource: bool = False,
+        **keys: str,
+    ) -> str:
+        """Return the decision on a sample alone: Allow, Deny or ImplicitDeny."""
+        context = {
+            "principal_arn": principal,
+            "principal_type": "AssumedRole",
+            "principal_account": principal.split(":")[4],
+            "action": action,
+            "resource_arn": resource,
+            "region": "us-east-1",
+            "principal_keys": keys,
+        }
+        request = {"policy": sample(name), "context": context, "of_a_resource": of_a_resource}
+        self.requests.write(json.dumps(request) + "\n")
+        self.requests.flush()
+        return self.decisions.readline().strip()
+
+
 @pytest.fixture(scope="module")
-def decide() -> Iterator[Decide]:
-    """Return a function that asks the embedded AWS's evaluator about a sample alone."""
-    command = [str(PROJECT / ".tools/emulator/bin/python"), "-c", EVALUATE]
+def evaluator() -> Iterator[Evaluator]:
     with subprocess.Popen(  # noqa: S603 - the project's emulator
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as evaluator:
-        assert evaluator.stdin
-        assert evaluator.stdout
-        requests, decisions = evaluator.stdin, evaluator.stdout
-
-        def decide(
-            name: str, action: str, resource: str, principal: str, *, of_a_resource: bool = False, **keys: str
-        ) -> str:
-            """Return the decision: Allow, Deny or ImplicitDeny."""
-            context = {
-                "principal_arn": principal,
-                "principal_type": "AssumedRole",
-                "principal_account": principal.split(":")[4],
-                "action": action,
-                "resource_arn": resource,
-                "region": "us-east-1",
-                "principal_keys": keys,
-            }
-            request = {"policy": sample(name), "context": context, "of_a_resource": of_a_resource}
-            requests.write(json.dumps(request) + "\n")
-            requests.flush()
-            return decisions.readline().strip()
-
-        yield decide
+        [str(PROJECT / ".tools/emulator/bin/python"), "-c", EVALUATE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        yield Evaluator(process.stdin, process.stdout)
 
 
 class TestThePermissionsBoundary:
@@ -93,11 +104,11 @@ class TestThePermissionsBoundary:
         ],
     )
     def test_limits_writes_to_the_prefixes(
-        self, decide: Decide, action: str, repository: str, decision: str
+        self, evaluator: Evaluator, action: str, repository: str, decision: str
     ) -> None:
         resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/{repository}"
 
-        assert decide("permissions-boundary", action, resource, self.ROLE) == decision
+        assert evaluator.decide("permissions-boundary", action, resource, self.ROLE) == decision
 
 
 class TestTheServiceControlPolicy:
@@ -115,16 +126,16 @@ class TestTheServiceControlPolicy:
         ],
     )
     def test_denies_everyone_but_the_deployer(
-        self, decide: Decide, action: str, resource: str, principal: str, decision: str
+        self, evaluator: Evaluator, action: str, resource: str, principal: str, decision: str
     ) -> None:
         arn = f"arn:aws:iam::{ACCOUNT}:role/{principal}"
 
-        assert decide("service-control-policy", action, resource, arn) == decision
+        assert evaluator.decide("service-control-policy", action, resource, arn) == decision
 
-    def test_concerns_no_other_role(self, decide: Decide) -> None:
+    def test_concerns_no_other_role(self, evaluator: Evaluator) -> None:
         other, developer = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in ("other", "developer"))
 
-        assert decide("service-control-policy", "iam:PassRole", other, developer) == "ImplicitDeny"
+        assert evaluator.decide("service-control-policy", "iam:PassRole", other, developer) == "ImplicitDeny"
 
 
 class TestTheRegistryPolicy:
@@ -138,7 +149,7 @@ class TestTheRegistryPolicy:
         ],
     )
     def test_denies_pulls_by_other_accounts(
-        self, decide: Decide, account: str, is_service: str, decision: str
+        self, evaluator: Evaluator, account: str, is_service: str, decision: str
     ) -> None:
         keys = {"aws:principalisawsservice": is_service}
         resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/team/app"
@@ -146,7 +157,8 @@ class TestTheRegistryPolicy:
 
         for action in ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"):
             assert (
-                decide("registry-policy", action, resource, principal, of_a_resource=True, **keys) == decision
+                evaluator.decide("registry-policy", action, resource, principal, of_a_resource=True, **keys)
+                == decision
             )
 
     def test_cannot_be_changed_by_the_role_and_is_reported_as_conditional(self) -> None:

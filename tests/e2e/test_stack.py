@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -84,14 +82,14 @@ def test_sweep_near_its_timeout_continues_in_new_invocations_until_done(stack: S
 
 class TestSettings:
     def test_invalid_setting_is_an_error_with_a_hint(self, stack: Stack) -> None:
-        with environment(stack, WORKER_ROLE_ARNS="arn:aws:sts::222222222222:assumed-role/node-group/i-1"):
+        with stack.environment(WORKER_ROLE_ARNS="arn:aws:sts::222222222222:assumed-role/node-group/i-1"):
             response = stack.invoke({})
 
         assert response["errorMessage"].startswith("WORKER_ROLE_ARNS is ")
         assert "arn:aws:iam::222222222222:role/node-group" in response["errorMessage"]
 
     def test_plan_mode_never_writes(self, stack: Stack) -> None:
-        with environment(stack, MODE="plan"):
+        with stack.environment(MODE="plan"):
             since = time.time()
             stack.create_repository("planned/app")
             stack.wait_until(
@@ -108,7 +106,7 @@ class TestSettings:
             )
 
             assert stack.invoke({"repositories": ["removed/app"]})["outcomes"] == {"unchanged": 1}
-            with environment(stack, REMOVE_UNLISTED_ROLES="true"):
+            with stack.environment(REMOVE_UNLISTED_ROLES="true"):
                 report = stack.invoke({"repositories": ["removed/app"]})
 
         assert report["repositories"] == [
@@ -121,17 +119,6 @@ class TestSettings:
             stack.aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN, "Mode": "maybe"}, stack="wrong-mode")
 
 
-@contextmanager
-def environment(stack: Stack, **variables: str) -> Iterator[None]:
-    functions, name = stack.aws.lambda_(), stack.outputs["FunctionName"]
-    before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-    functions.update_function_configuration(FunctionName=name, Environment={"Variables": before | variables})
-    try:
-        yield
-    finally:
-        functions.update_function_configuration(FunctionName=name, Environment={"Variables": before})
-
-
 class TestOtherGrants:
     def test_the_operator_proxy_lists_images_only_after_the_grant(self, stack: Stack) -> None:
         operator_proxy = data_plane.create_operator_proxy_role(stack.aws)
@@ -139,7 +126,7 @@ class TestOtherGrants:
             stack.create_repository("described/app")
             assert data_plane.describe_error(operator_proxy, "described/app") is not None
 
-            with environment(stack, DESCRIBE_ROLE_ARNS=data_plane.OPERATOR_PROXY_ROLE_ARN):
+            with stack.environment(DESCRIBE_ROLE_ARNS=data_plane.OPERATOR_PROXY_ROLE_ARN):
                 report = stack.invoke({"repositories": ["described/app"]})
 
         assert report["repositories"][0]["added"] == {

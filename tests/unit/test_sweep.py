@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+SETTINGS = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
 GRANTED_POLICY = render(attach_pull(None, [ROLE]))
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 LAMBDA_TIMEOUT = 900.0  # seconds, the maximum that Lambda allows
@@ -177,9 +178,8 @@ def test_a_continuation_delivered_twice_writes_each_policy_once() -> None:
 
 def test_an_invocation_ends_before_its_timeout() -> None:
     registry = SimulatedRegistry(shuffled(5_000))
-    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
 
-    sweep = Sweep(Request(("*",)), settings, registry, lambda: 30 - registry.time)  # type: ignore[arg-type]
+    sweep = Sweep(Request(("*",)), SETTINGS, registry, lambda: 30 - registry.time)  # type: ignore[arg-type]
     run(sweep)
 
     assert sweep.remaining is not None
@@ -354,16 +354,14 @@ def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
 
 def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_continuing_forever() -> None:
     registry = SimulatedRegistry(shuffled(10))
-    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
     times = iter([10.0])
 
     with pytest.raises(OutOfTime, match="raise the function timeout"):
-        run(Sweep(Request(("a-name",)), settings, registry, lambda: next(times, 0.0)))  # type: ignore[arg-type]
+        run(Sweep(Request(("a-name",)), SETTINGS, registry, lambda: next(times, 0.0)))  # type: ignore[arg-type]
 
 
 def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = SimulatedRegistry(["app"])
-    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
     reads = 0
 
     def throttle(_: str) -> None:
@@ -374,7 +372,7 @@ def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.
     monkeypatch.setattr(registry, "get_policy", throttle)
     times = iter([900.0, 900.0])
 
-    (result,) = run(Sweep(Request(("app",)), settings, registry, lambda: next(times, 1.0)))  # type: ignore[arg-type]
+    (result,) = run(Sweep(Request(("app",)), SETTINGS, registry, lambda: next(times, 1.0)))  # type: ignore[arg-type]
 
     assert result.outcome is Outcome.FAILED
     assert "throttled" in result.reason
@@ -389,9 +387,8 @@ class TestARegistryThatStopsAnswering:
         return UnavailableRegistry()
 
     def sweep(self, registry: SimulatedRegistry, *names: str, retry: tuple[str, ...] = ()) -> Sweep:
-        settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
         request = Request(names, checkpoint=Checkpoint(failed=retry))
-        return Sweep(request, settings, registry, lambda: 900 - registry.time)  # type: ignore[arg-type]
+        return Sweep(request, SETTINGS, registry, lambda: LAMBDA_TIMEOUT - registry.time)  # type: ignore[arg-type]
 
     def test_fails_every_repository_that_was_tried(self, registry: UnavailableRegistry) -> None:
         names = [f"app-{number}" for number in range(MAX_CONCURRENCY)]
@@ -416,7 +413,7 @@ class TestARegistryThatStopsAnswering:
     def test_prevents_the_retry_of_repositories_that_failed_before(
         self, registry: UnavailableRegistry
     ) -> None:
-        registry.time = 900
+        registry.time = LAMBDA_TIMEOUT
 
         results = run(self.sweep(registry, retry=("a", "b")))
 
