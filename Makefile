@@ -10,8 +10,8 @@ UV := $(TOOLS)/uv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes \
 	--custom-compile-command "make lock"
 
-# Some unit tests wait, so one worker more than processors
-WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests wait, most of all the end-to-end tests, so more workers than processors finish earlier.
+WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # A command-line option for a variable that was given to make. One in the environment is left to the SDK.
 option = $(if $(findstring command line,$(origin $2)),$1 '$($2)')
