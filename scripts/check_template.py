@@ -17,7 +17,7 @@ from cfnlint.helpers import REGIONS
 from policy_sentry.querying.actions import get_action_data
 
 from devstack.host import PROJECT
-from handler.grants import ACTIONS
+from handler.policy.grants import ACTIONS
 from scripts.permissions_page import Permission, as_list, permissions
 from scripts.processed_template import processed_template
 

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.text import Text
 
-from handler import registry_policy
-from handler.observability import logger
-from handler.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled, Unavailable
-from handler.request import Request
-from handler.result import Outcome
-from handler.retry import Deadline, DeadlineExceeded, retry_with_backoff
-from handler.scope import matches_any
+from handler.policy import registry_policy
+from handler.telemetry import logger
+from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled, Unavailable
+from handler.events.request import Request
+from handler.reconcile.result import Outcome
+from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
+from handler.policy.scope import matches_any
 from handler.settings import InvalidSetting, Settings
-from handler.sweep import OutOfTime, Sweep
+from handler.reconcile.sweep import OutOfTime, Sweep
 from scripts.plan_client import connect
 from scripts.plan_errors import PlanError, explain, explain_reason, is_denied
 from scripts.plan_result import Plan
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_ecr import ECRClient
 
-    from handler.result import Result
+    from handler.reconcile.result import Result
 
 NOTHING_TO_DO, ERROR, CHANGES, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 _UNSUCCESSFUL = (Outcome.FAILED, Outcome.INTERRUPTED)

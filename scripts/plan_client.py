@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 
-from handler.registry import CLIENT_CONFIG
+from handler.ecr.registry import CLIENT_CONFIG
 
 if TYPE_CHECKING:
     from botocore.model import OperationModel

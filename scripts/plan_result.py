@@ -6,14 +6,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from handler.result import Outcome
+from handler.reconcile.result import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from handler.denials import Denial
-    from handler.registry_policy import RegistryPolicy
-    from handler.result import Result
+    from handler.policy.denials import Denial
+    from handler.policy.registry_policy import RegistryPolicy
+    from handler.reconcile.result import Result
 
 
 class Change(NamedTuple):

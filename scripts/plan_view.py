@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from handler.registry_policy import Status
+from handler.policy.registry_policy import Status
 from scripts.plan_result import by_change, by_denial, by_reason
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from handler.denials import Denial
-    from handler.registry_policy import RegistryPolicy
+    from handler.policy.denials import Denial
+    from handler.policy.registry_policy import RegistryPolicy
     from scripts.plan_result import Change, Plan
 
 _MAX_NAMES = 12  # repositories that a group names; --json lists all

@@ -6,17 +6,17 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
-    from handler.grants import PULL, Entry
-    from handler.policy import entries_of, foreign
-    from handler.policy_document import parse
-    from handler.policy_writer import SweepContext
-    from handler.reconciler import reconcile
-    from handler.request import InvalidEvent
-    from handler.result import Outcome
-    from handler.retry import Deadline
+    from handler.policy.grants import PULL, Entry
+    from handler.policy.plan import entries_of, foreign
+    from handler.policy.document import parse
+    from handler.reconcile.policy_writer import SweepContext
+    from handler.reconcile.reconciler import reconcile
+    from handler.events.request import InvalidEvent
+    from handler.reconcile.result import Outcome
+    from handler.ecr.retry import Deadline
     from handler.settings import Settings
-    from handler.triggers import FunctionIdentity
-    from handler.triggers import parse as parse_event
+    from handler.events.triggers import FunctionIdentity
+    from handler.events.triggers import parse as parse_event
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 SETTINGS = Settings.from_environment(

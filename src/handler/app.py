@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 # The imports create many objects that stay. Garbage collection meanwhile takes a tenth of a cold start.
 gc.disable()
 
-from handler import registry_policy
-from handler.observability import log_invalid_input, logger
-from handler.registry import Registry
-from handler.report import Report
-from handler.request import InvalidEvent
+from handler.policy import registry_policy
+from handler.telemetry import log_invalid_input, logger
+from handler.ecr.registry import Registry
+from handler.report.report import Report
+from handler.events.request import InvalidEvent
 from handler.settings import InvalidSetting, Settings
-from handler.sweep import Sweep
-from handler.triggers import FunctionIdentity, correlation_id, parse
+from handler.reconcile.sweep import Sweep
+from handler.events.triggers import FunctionIdentity, correlation_id, parse
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -73,7 +73,7 @@ def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[s
         report.unmatched = sweep.unmatched
         if sweep.remaining:
             # A sweep that ends in this invocation needs no client of Lambda.
-            from handler.continuation import continue_in_new_invocation  # noqa: PLC0415
+            from handler.reconcile.continuation import continue_in_new_invocation  # noqa: PLC0415
 
             continue_in_new_invocation(sweep.remaining, context.function_name, started_by)
             report.continued = True

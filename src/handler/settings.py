@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from handler.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
-from handler.role_arn import EXAMPLE_ROLE, role_arn_error
-from handler.scope import InvalidPattern, Scope
+from handler.policy.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
+from handler.policy.role_arn import EXAMPLE_ROLE, role_arn_error
+from handler.policy.scope import InvalidPattern, Scope
 
 _NONE = "none"
 # Errors show values up to this length: two ARNs of roles with a path.

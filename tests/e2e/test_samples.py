@@ -9,9 +9,9 @@ from typing import IO, Any
 import pytest
 
 from devstack.host import PROJECT
-from handler.denials import denials
-from handler.grants import PULL, Grant
-from handler.policy_document import parse
+from handler.policy.denials import denials
+from handler.policy.grants import PULL, Grant
+from handler.policy.document import parse
 from scripts.permissions_page import permissions
 
 SAMPLES = PROJECT / "samples"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, EcrError, FakeEcr, Fault, normalized
-from handler.registry import MAX_CONCURRENCY, Registry
-from handler.report import Report, RepositoriesFailed
-from handler.role_knowledge import RoleKnowledge
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.report.report import Report, RepositoriesFailed
+from handler.reconcile.role_knowledge import RoleKnowledge
 from handler.settings import Settings
-from handler.sweep import Sweep
-from handler.triggers import FunctionIdentity, parse
+from handler.reconcile.sweep import Sweep
+from handler.events.triggers import FunctionIdentity, parse
 from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 
@@ -95,8 +95,8 @@ class Function:
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few hundred repositories take several pages and invocations."""
-    monkeypatch.setattr("handler.registry._PAGE_SIZE", 200)
-    monkeypatch.setattr("handler.sweep.MAX_FAILED_NAMES", 200)
+    monkeypatch.setattr("handler.ecr.registry._PAGE_SIZE", 200)
+    monkeypatch.setattr("handler.reconcile.sweep.MAX_FAILED_NAMES", 200)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def ecr() -> FakeEcr:
 @pytest.fixture
 def function(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Function:
     function = Function(ecr)
-    monkeypatch.setattr("handler.retry.time.sleep", function.sleep)
+    monkeypatch.setattr("handler.ecr.retry.time.sleep", function.sleep)
     return function
 
 

@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from devstack.fake_ecr import FakeEcr
-from handler.continuation import ContinuationFailed, continue_in_new_invocation
-from handler.registry import MAX_CONCURRENCY, Registry, Unavailable
-from handler.request import MAX_FAILED_NAMES, Checkpoint, Request
-from handler.sweep import Sweep
+from handler.reconcile.continuation import ContinuationFailed, continue_in_new_invocation
+from handler.ecr.registry import MAX_CONCURRENCY, Registry, Unavailable
+from handler.events.request import MAX_FAILED_NAMES, Checkpoint, Request
+from handler.reconcile.sweep import Sweep
 from tests.unit.test_settings import settings
 
 FASTER = 200

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, EcrError, FakeEcr, Fault, normalized
-from handler.registry import Registry, RegistryError
-from handler.report import Report, RepositoriesFailed
+from handler.ecr.registry import Registry, RegistryError
+from handler.report.report import Report, RepositoriesFailed
 from handler.settings import Settings
-from handler.sweep import Sweep
-from handler.triggers import FunctionIdentity, parse
+from handler.reconcile.sweep import Sweep
+from handler.events.triggers import FunctionIdentity, parse
 from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 
@@ -75,9 +75,9 @@ class ConvergenceMachine(RuleBasedStateMachine):
         self.events: list[Json] = []
         self.during_backoff: list[tuple[str, Json]] = []
         patch = self.exit_stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("handler.retry.time.sleep", lambda _: self.backoff())
+        patch.setattr("handler.ecr.retry.time.sleep", lambda _: self.backoff())
         # One repository at a time: with more threads, failures could not be reproduced.
-        patch.setattr("handler.sweep.MAX_CONCURRENCY", 1)
+        patch.setattr("handler.reconcile.sweep.MAX_CONCURRENCY", 1)
 
     # Other writers.
 

@@ -6,10 +6,10 @@ from typing import cast
 import pytest
 from hypothesis import given
 
-from handler.denials import canonical_form, deleted_principals, denials, denials_details
-from handler.grants import ACTIONS, PULL, Grant
-from handler.policy import foreign
-from handler.policy_document import Policy
+from handler.policy.denials import canonical_form, deleted_principals, denials, denials_details
+from handler.policy.grants import ACTIONS, PULL, Grant
+from handler.policy.plan import foreign
+from handler.policy.document import Policy
 from tests.unit.evaluator import Decision, decide
 from tests.unit.test_policy_promises import policies
 

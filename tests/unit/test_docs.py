@@ -16,7 +16,7 @@ from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
 
 from devstack.host import PROJECT
-from handler.registry import MAX_CONCURRENCY
+from handler.ecr.registry import MAX_CONCURRENCY
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob(".github/*.md")])
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

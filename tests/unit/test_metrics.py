@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devstack.fake_ecr import ACCOUNT, REGION, FakeEcr
-from handler.request import InvalidEvent
+from handler.events.request import InvalidEvent
 from tests.unit.cloudformation import ROLE_ARN, STACK, deployed
 
 type Metric = tuple[str, str, str]

@@ -19,11 +19,11 @@ from botocore.session import get_session
 
 from devstack.fake_ecr import LIST, READ, WRITE, EcrError, FakeEcr, Fault
 from devstack.host import free_port
-from handler.registry import MAX_CONCURRENCY, Registry
-from handler.request import Request
-from handler.result import Outcome
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.events.request import Request
+from handler.reconcile.result import Outcome
 from handler.settings import Settings
-from handler.sweep import Sweep
+from handler.reconcile.sweep import Sweep
 from scripts import plan, plan_picture
 from scripts.plan_client import READS, CallRefused, connect
 from tests.environment import REQUIRED
@@ -387,7 +387,7 @@ class TestError:
     def test_of_a_listing_that_keeps_failing(
         self, ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("handler.retry._FIRST_DELAY", 0.001)
+        monkeypatch.setattr("handler.ecr.retry._FIRST_DELAY", 0.001)
         ecr.inject_faults(LIST, *[Fault.SERVER_ERROR] * 20)
 
         assert_one_sentence(run_plan(), "ECR refused DescribeRepositories: ServerException: out of order.")
@@ -460,7 +460,7 @@ class TestInterrupt:
     def test_while_ecr_throttles_every_call(
         self, ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("handler.retry._MAX_DELAY", 0.2)
+        monkeypatch.setattr("handler.ecr.retry._MAX_DELAY", 0.2)
         ecr.create_repository("team/app", "ml/train")
         ecr.inject_faults(READ, *[Fault.THROTTLED] * 10_000)
         self.interrupt_before(ecr, READ, call=5)
@@ -486,7 +486,7 @@ def test_several_pages_of_repositories_with_throttles_and_failures(
     ecr: FakeEcr, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "connect", partial(connect_in_process, ecr))
-    monkeypatch.setattr("handler.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr("handler.ecr.retry.time.sleep", lambda _: None)
     ecr.create_repository("granted/0", policy=policy(GRANT))
     ecr.policies = {f"granted/{number}": ecr.policies["granted/0"] for number in range(2_000)}
     ecr.create_repository(*(f"team/app-{number}" for number in range(490)))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from devstack.playground_commands import DEFAULT_PORT
-from handler.request import Request
-from handler.triggers import FunctionIdentity, parse
+from handler.events.request import Request
+from handler.events.triggers import FunctionIdentity, parse
 from scripts import breaks
 from tests.unit.cloudformation import deployed
 
@@ -20,71 +20,23 @@ PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
 EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "playground")
 
-# Imports run in one direction: each module may import only the modules listed here.
-MODULES = {
-    "app": {
-        "continuation",
-        "observability",
-        "registry",
-        "report",
-        "request",
-        "settings",
-        "sweep",
-        "triggers",
-        "registry_policy",
-    },
-    "continuation": {"request", "timeouts"},
-    "sweep": {
-        *("listing", "policy_writer", "reconciler", "registry", "request", "result", "retry", "scope"),
-        *("settings", "timeouts"),
-    },
-    "listing": {"registry", "request", "retry", "scope"},
-    "planner": {"grants", "policy", "policy_document"},
-    "reconciler": {
-        *("denials", "grants", "observability", "policy", "policy_document", "policy_writer"),
-        *("registry", "rejections", "result", "retry", "role_granter"),
-    },
-    "role_granter": {
-        *("grants", "planner", "policy_document", "policy_writer", "registry", "rejections", "retry"),
-    },
-    "policy_writer": {
-        "grants",
-        "policy",
-        "policy_document",
-        "registry",
-        "rejections",
-        "retry",
-        "role_knowledge",
-    }
-    | {"settings"},
-    "role_knowledge": set(),
-    "rejections": {"denials", "grants", "policy", "policy_document"},
-    "denials": {"grants", "policy", "policy_document"},
-    "policy": {"grants", "policy_document"},
-    "grants": set(),
-    "policy_document": set(),
-    "registry": {"rate_limiter", "timeouts"},
-    "timeouts": set(),
-    "registry_policy": {"denials", "grants", "policy", "policy_document", "registry", "settings"},
-    "rate_limiter": set(),
-    "retry": set(),
-    "report": {"observability", "registry_policy", "request", "result", "result_log", "totals"},
-    "totals": {"denials", "result"},
-    "result_log": {"denials", "grants", "observability", "result"},
-    "observability": set(),
-    "triggers": {"request", "scope"},
-    "request": {"scope"},
-    "settings": {"grants", "role_arn", "scope"},
-    "role_arn": set(),
-    "result": {"denials", "grants"},
-    "scope": set(),
-    "__init__": set(),
+# The layers, from top to bottom, and the layers that each may import besides itself. Imports run one way.
+LAYERS = {
+    "app": {"report", "reconcile", "events", "settings", "ecr", "telemetry"},
+    "report": {"reconcile", "events", "policy", "telemetry"},
+    "reconcile": {"events", "settings", "policy", "ecr", "telemetry"},
+    "events": {"policy"},
+    "settings": {"policy"},
+    "policy": set(),
+    "ecr": set(),
+    "telemetry": set(),
 }
+MODULES = sorted(path.relative_to(HANDLER).with_suffix("").as_posix() for path in HANDLER.rglob("*.py"))
 EXTERNAL = {
     "app": {"aws_lambda_powertools"},
-    "continuation": {"boto3", "botocore"},
-    "observability": {"aws_lambda_powertools"},
-    "registry": {"boto3", "botocore", "mypy_boto3_ecr"},
+    "reconcile/continuation": {"boto3", "botocore"},
+    "telemetry": {"aws_lambda_powertools"},
+    "ecr/registry": {"boto3", "botocore", "mypy_boto3_ecr"},
 }
 
 
@@ -113,15 +65,27 @@ def pins(lock_file: str) -> dict[str, tuple[str, frozenset[str]]]:
     }
 
 
-def test_every_module_is_listed() -> None:
-    assert {path.stem for path in HANDLER.glob("*.py")} == MODULES.keys()
+def layer(module: str) -> str:
+    return module.split("/")[0]
+
+
+def test_every_module_lies_in_a_layer_and_every_layer_has_a_module() -> None:
+    assert {layer(module) for module in MODULES} == {*LAYERS, "__init__"}
+
+
+def test_every_layer_says_what_is_in_it() -> None:
+    folders = [module for module in MODULES if module.endswith("/__init__")]
+
+    assert len(folders) == 5
+    for module in folders:
+        assert ast.get_docstring(ast.parse((HANDLER / f"{module}.py").read_text()))
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_the_listed_modules(module: str) -> None:
+def test_a_module_imports_only_its_own_layer_and_those_below(module: str) -> None:
     ours = {name.split(".")[1] for name in imports(module) if name.startswith("handler.")}
 
-    assert ours <= MODULES[module]
+    assert ours - {layer(module)} <= LAYERS.get(layer(module), set())
 
 
 @pytest.mark.parametrize("module", MODULES)

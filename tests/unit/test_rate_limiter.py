@@ -8,9 +8,9 @@ from math import inf
 
 import pytest
 
-from handler.rate_limiter import Permit, RateLimiter
-from handler.registry import MAX_CONCURRENCY
-from handler.retry import backoff_delays
+from handler.ecr.rate_limiter import Permit, RateLimiter
+from handler.ecr.registry import MAX_CONCURRENCY
+from handler.ecr.retry import backoff_delays
 from tests.unit.virtual_time import VirtualLock, VirtualTime
 
 LATENCY = 0.03  # seconds of a call

@@ -8,19 +8,19 @@ from typing import Any, cast
 import pytest
 
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
-from handler.grants import Entry
-from handler.planner import Planner
-from handler.policy_document import render
-from handler.policy_writer import SweepContext
-from handler.rate_limiter import Permit, RateLimiter
-from handler.reconciler import reconcile
-from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
-from handler.report import Report, RepositoriesFailed
-from handler.request import Request
-from handler.result import Outcome
-from handler.retry import Deadline
+from handler.policy.grants import Entry
+from handler.reconcile.planner import Planner
+from handler.policy.document import render
+from handler.reconcile.policy_writer import SweepContext
+from handler.ecr.rate_limiter import Permit, RateLimiter
+from handler.reconcile.reconciler import reconcile
+from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError
+from handler.report.report import Report, RepositoriesFailed
+from handler.events.request import Request
+from handler.reconcile.result import Outcome
+from handler.ecr.retry import Deadline
 from handler.settings import Settings
-from handler.sweep import Sweep
+from handler.reconcile.sweep import Sweep
 from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
@@ -111,7 +111,7 @@ def ecr() -> Iterator[FakeEcr]:
 @pytest.fixture
 def function(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Function:
     function = Function(ecr, Registry(ecr.client(read_timeout=0.3), limiter_without_waits()))
-    monkeypatch.setattr("handler.retry.time.sleep", function.sleep)
+    monkeypatch.setattr("handler.ecr.retry.time.sleep", function.sleep)
     return function
 
 
@@ -354,7 +354,7 @@ class TestAMissingRole:
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
+        monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
         function.roles = (A, B)
         ecr.delete_role(B)
         names = [f"app-{number:03}" for number in range(200)]
@@ -403,7 +403,7 @@ class TestAMissingRole:
         ecr.create_repository("app")
         function.reconcile()
 
-        monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
+        monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
         report = function.reconcile()
 
         assert outcome(report) == "failed"
@@ -792,7 +792,7 @@ class TestADenyStatement:
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
+        monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
         ecr.create_repository("app", policy=document(DENY))
 
         report = function.reconcile()
@@ -884,7 +884,7 @@ class TestRetries:
         ecr.create_repository("app")
         runs: list[list[float]] = [[], []]
         for delays in runs:
-            monkeypatch.setattr("handler.retry.time.sleep", delays.append)
+            monkeypatch.setattr("handler.ecr.retry.time.sleep", delays.append)
             ecr.inject_faults(READ, *[Fault.THROTTLED] * 8)
             function.reconcile()
 
@@ -1001,7 +1001,7 @@ def test_unlisted_principals_are_removed_although_another_role_does_not_fit(
 def test_the_id_of_a_deleted_role_stays_in_other_repositories_if_it_was_only_too_long_for_one(
     ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handler.sweep.MAX_CONCURRENCY", 1)  # one after the other
+    monkeypatch.setattr("handler.reconcile.sweep.MAX_CONCURRENCY", 1)  # one after the other
     ecr.rejects_deleted_principals = False
     account = "arn:aws:iam::444444444444:root"
     with_id = attach_pull(document(push(account, sid="")), [ecr.roles[CI], A])

@@ -10,7 +10,7 @@ import pytest
 from botocore.config import Config
 
 from devstack.fake_ecr import FakeEcr
-from handler.registry import PolicyRejected, Registry, RegistryError, Unavailable
+from handler.ecr.registry import PolicyRejected, Registry, RegistryError, Unavailable
 
 
 def registry(endpoint: str) -> Registry:

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from handler.grants import PULL, Entry
-from handler.report import Report, RepositoriesFailed
-from handler.request import Checkpoint, Request
-from handler.result import Outcome, Result
+from handler.policy.grants import PULL, Entry
+from handler.report.report import Report, RepositoriesFailed
+from handler.events.request import Checkpoint, Request
+from handler.reconcile.result import Outcome, Result
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 FAILED = Result("team/app", Outcome.FAILED, reason="not authorized")
@@ -15,7 +15,7 @@ FAILED = Result("team/app", Outcome.FAILED, reason="not authorized")
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr("handler.observability.logger._logger.propagate", True)
+    monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
     caplog.set_level("INFO")
     return caplog
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
+from handler.policy.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.settings import InvalidSetting, Settings
 from tests.environment import REQUIRED
 

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, FakeEcr, Fault
-from handler.policy_document import render
-from handler.registry import Registry
-from handler.report import Report, RepositoriesFailed
+from handler.policy.document import render
+from handler.ecr.registry import Registry
+from handler.report.report import Report, RepositoriesFailed
 from handler.settings import Settings
-from handler.sweep import Sweep
-from handler.triggers import FunctionIdentity, parse
+from handler.reconcile.sweep import Sweep
+from handler.events.triggers import FunctionIdentity, parse
 from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits
 
 if TYPE_CHECKING:
-    from handler.result import Result
+    from handler.reconcile.result import Result
 
 WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc"]
 RETIRED = [f"arn:aws:iam::222222222222:role/retired-{number}" for number in range(9)]
@@ -76,9 +76,9 @@ class SweepMachine(RuleBasedStateMachine):
         self.waits = 0.0
         self.last: dict[str, Result] = {}
         patch = self.exit_stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("handler.retry.time.sleep", self.wait)
+        patch.setattr("handler.ecr.retry.time.sleep", self.wait)
         # One repository at a time: with more threads, failures could not be reproduced.
-        patch.setattr("handler.sweep.MAX_CONCURRENCY", 1)
+        patch.setattr("handler.reconcile.sweep.MAX_CONCURRENCY", 1)
 
     def teardown(self) -> None:
         try:

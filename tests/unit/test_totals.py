@@ -1,9 +1,9 @@
 """The totals: what each kind of result adds to which count."""
 
-from handler.denials import Denial
-from handler.grants import DESCRIBE_IMAGES, PULL, Entry
-from handler.result import Outcome, Result, Severity
-from handler.totals import MAX_DETAILS, Totals
+from handler.policy.denials import Denial
+from handler.policy.grants import DESCRIBE_IMAGES, PULL, Entry
+from handler.reconcile.result import Outcome, Result, Severity
+from handler.report.totals import MAX_DETAILS, Totals
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 PULL_ACTIONS = ("ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability")

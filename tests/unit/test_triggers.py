@@ -6,8 +6,8 @@ from datetime import datetime
 
 import pytest
 
-from handler.request import Checkpoint, InvalidEvent, Request
-from handler.triggers import FunctionIdentity, parse
+from handler.events.request import Checkpoint, InvalidEvent, Request
+from handler.events.triggers import FunctionIdentity, parse
 
 ACCOUNT = "012345678912"
 REGION = "us-east-1"

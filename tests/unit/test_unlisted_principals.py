@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from handler.grants import PULL, Entry
-from handler.observability import logger
-from handler.report import Report
-from handler.request import Request
-from handler.result import Outcome, Result
+from handler.policy.grants import PULL, Entry
+from handler.telemetry import logger
+from handler.report.report import Report
+from handler.events.request import Request
+from handler.reconcile.result import Outcome, Result
 
 HAND_ADDED = Entry(PULL, "arn:aws:iam::222222222222:role/added-by-hand")
 STRANGER = Entry(PULL, "AROAEXAMPLEEXAMPLEEXA")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from handler.rate_limiter import RateLimiter
+from handler.ecr.rate_limiter import RateLimiter
 
 type Wakeup = tuple[float, int, threading.Semaphore]
 

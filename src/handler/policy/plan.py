@@ -4,8 +4,8 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from handler.grants import ACTIONS, Entry, Grant
-from handler.policy_document import Policy, Statement, statements, strings
+from handler.policy.grants import ACTIONS, Entry, Grant
+from handler.policy.document import Policy, Statement, statements, strings
 
 # The Sid of a grant, or the same with a number from 2 on where the Sids before are taken.
 _OUR_SID = re.compile(rf"(?P<grant>{'|'.join(ACTIONS)})(?:[2-9]|[1-9][0-9]+)?")

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from traceback import extract_tb
 
-from handler.denials import denials
-from handler.grants import Entry, roles_of
-from handler.observability import logger
-from handler.policy_document import InvalidPolicy
-from handler.policy_writer import PolicyWriter, SweepContext
-from handler.registry import RegistryError, RepositoryNotFound
-from handler.rejections import proved_missing, rejection_reason
-from handler.result import Outcome, Result
-from handler.retry import DeadlineExceeded
-from handler.role_granter import RoleGranter
+from handler.policy.denials import denials
+from handler.policy.grants import Entry, roles_of
+from handler.telemetry import logger
+from handler.policy.document import InvalidPolicy
+from handler.reconcile.policy_writer import PolicyWriter, SweepContext
+from handler.ecr.registry import RegistryError, RepositoryNotFound
+from handler.reconcile.rejections import proved_missing, rejection_reason
+from handler.reconcile.result import Outcome, Result
+from handler.ecr.retry import DeadlineExceeded
+from handler.reconcile.role_granter import RoleGranter
 
 
 def reconcile(name: str, context: SweepContext) -> Result:

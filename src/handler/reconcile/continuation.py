@@ -6,8 +6,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.request import Request
-from handler.timeouts import CONNECT_TIMEOUT, CONTINUATION_ATTEMPTS, READ_TIMEOUT
+from handler.events.request import Request
+from handler.ecr.timeouts import CONNECT_TIMEOUT, CONTINUATION_ATTEMPTS, READ_TIMEOUT
 
 _CONFIG = Config(
     connect_timeout=CONNECT_TIMEOUT,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from handler.scope import InvalidPattern, validate_pattern
+from handler.policy.scope import InvalidPattern, validate_pattern
 
 type Json = Mapping[str, object]
 

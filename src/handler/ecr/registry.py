@@ -11,8 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.retries.standard import RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
-from handler.rate_limiter import Permit, RateLimiter
-from handler.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT
+from handler.ecr.rate_limiter import Permit, RateLimiter
+from handler.ecr.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 
-from handler.denials import Denial, denials_details
-from handler.grants import Entry
+from handler.policy.denials import Denial, denials_details
+from handler.policy.grants import Entry
 
 WHY_REFUSED = (
     "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "

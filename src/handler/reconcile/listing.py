@@ -3,10 +3,10 @@
 from dataclasses import replace
 from functools import partial
 
-from handler.registry import Registry, RegistryError, Throttled, Unavailable
-from handler.request import Checkpoint
-from handler.retry import Deadline, retry_with_backoff
-from handler.scope import Scope, is_glob, matches_any
+from handler.ecr.registry import Registry, RegistryError, Throttled, Unavailable
+from handler.events.request import Checkpoint
+from handler.ecr.retry import Deadline, retry_with_backoff
+from handler.policy.scope import Scope, is_glob, matches_any
 
 _MAX_RELISTINGS = 3
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum, auto
 from fnmatch import fnmatchcase
 
-from handler.denials import Denial, applies_to, covers, denials, denials_details
-from handler.grants import PULL, REQUIRED_PULL_ACTIONS, Grant
-from handler.policy import foreign
-from handler.policy_document import InvalidPolicy, Policy, Statement, parse, statements, strings
-from handler.registry import Registry, RegistryError
+from handler.policy.denials import Denial, applies_to, covers, denials, denials_details
+from handler.policy.grants import PULL, REQUIRED_PULL_ACTIONS, Grant
+from handler.policy.plan import foreign
+from handler.policy.document import InvalidPolicy, Policy, Statement, parse, statements, strings
+from handler.ecr.registry import Registry, RegistryError
 from handler.settings import Settings
 
 # No repository name holds this character, so only a wildcard matches it.

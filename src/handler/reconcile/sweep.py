@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 
-from handler.listing import Listing
-from handler.policy_writer import SweepContext
-from handler.reconciler import reconcile
-from handler.registry import MAX_CONCURRENCY, Registry, RegistryError
-from handler.request import MAX_FAILED_NAMES, Checkpoint, Request
-from handler.result import Outcome, Result
-from handler.retry import Deadline, DeadlineExceeded
-from handler.scope import is_glob
+from handler.reconcile.listing import Listing
+from handler.reconcile.policy_writer import SweepContext
+from handler.reconcile.reconciler import reconcile
+from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError
+from handler.events.request import MAX_FAILED_NAMES, Checkpoint, Request
+from handler.reconcile.result import Outcome, Result
+from handler.ecr.retry import Deadline, DeadlineExceeded
+from handler.policy.scope import is_glob
 from handler.settings import Settings
-from handler.timeouts import RESERVE
+from handler.ecr.timeouts import RESERVE
 
 _MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
 

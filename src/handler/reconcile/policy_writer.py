@@ -4,19 +4,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from handler.grants import Entry, Grant, roles_of
-from handler.policy import deleted, entries_of
-from handler.policy_document import Policy, PolicyTooLong, parse, render
-from handler.registry import (
+from handler.policy.grants import Entry, Grant, roles_of
+from handler.policy.plan import deleted, entries_of
+from handler.policy.document import Policy, PolicyTooLong, parse, render
+from handler.ecr.registry import (
     PolicyRejected,
     Registry,
     RepositoryNotFound,
     Throttled,
     Unavailable,
 )
-from handler.rejections import Contents, Rejection, contents
-from handler.retry import Deadline, retry_with_backoff
-from handler.role_knowledge import RoleKnowledge
+from handler.reconcile.rejections import Contents, Rejection, contents
+from handler.ecr.retry import Deadline, retry_with_backoff
+from handler.reconcile.role_knowledge import RoleKnowledge
 from handler.settings import Settings
 
 type Plan = Callable[[Policy | None], Policy | None]

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from handler.grants import Entry, Grant
-from handler.policy import attach
-from handler.policy_document import Policy, statements
+from handler.policy.grants import Entry, Grant
+from handler.policy.plan import attach
+from handler.policy.document import Policy, statements
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from handler.observability import emit_metrics, logger
-from handler.registry_policy import RegistryPolicy
-from handler.request import Request
-from handler.result import WHY_REFUSED, Outcome, Result, Severity
-from handler.result_log import ResultLog, log_denials
-from handler.totals import MAX_DETAILS, Totals
+from handler.telemetry import emit_metrics, logger
+from handler.policy.registry_policy import RegistryPolicy
+from handler.events.request import Request
+from handler.reconcile.result import WHY_REFUSED, Outcome, Result, Severity
+from handler.report.result_log import ResultLog, log_denials
+from handler.report.totals import MAX_DETAILS, Totals
 
 # The response and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS_SIZE = 200_000  # characters

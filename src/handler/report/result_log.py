@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from handler.denials import Denial
-from handler.grants import Entry
-from handler.observability import logger
-from handler.result import WHY_REFUSED, Outcome, Result, by_grant
+from handler.policy.denials import Denial
+from handler.policy.grants import Entry
+from handler.telemetry import logger
+from handler.reconcile.result import WHY_REFUSED, Outcome, Result, by_grant
 
 # An unlisted principal is logged for at most so many repositories, and all in at most so many lines.
 _MAX_UNLISTED_REPOSITORIES = 100

@@ -9,10 +9,10 @@ role.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from handler.denials import canonical_form, deleted_principals
-from handler.grants import Entry
-from handler.policy import deleted, entries_of
-from handler.policy_document import Policy, PolicyTooLong
+from handler.policy.denials import canonical_form, deleted_principals
+from handler.policy.grants import Entry
+from handler.policy.plan import deleted, entries_of
+from handler.policy.document import Policy, PolicyTooLong
 
 
 @dataclass(frozen=True, slots=True)

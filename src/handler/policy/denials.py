@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from handler.grants import ACTIONS, REQUIRED_PULL_ACTIONS, Grant
-from handler.policy import foreign, is_deleted
-from handler.policy_document import Policy, Statement, strings
+from handler.policy.grants import ACTIONS, REQUIRED_PULL_ACTIONS, Grant
+from handler.policy.plan import foreign, is_deleted
+from handler.policy.document import Policy, Statement, strings
 
 # A policy can hold a hundred denials, and the response has a maximum size.
 _MAX_DENIALS = 10

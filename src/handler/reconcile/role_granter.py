@@ -3,12 +3,12 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from handler.grants import Grant, roles_of
-from handler.planner import Planner
-from handler.policy_writer import PolicyWriter, Rejected, SweepContext
-from handler.registry import PolicyRejected
-from handler.rejections import Rejection, principal_hint
-from handler.retry import DeadlineExceeded
+from handler.policy.grants import Grant, roles_of
+from handler.reconcile.planner import Planner
+from handler.reconcile.policy_writer import PolicyWriter, Rejected, SweepContext
+from handler.ecr.registry import PolicyRejected
+from handler.reconcile.rejections import Rejection, principal_hint
+from handler.ecr.retry import DeadlineExceeded
 
 
 class RoleGranter:

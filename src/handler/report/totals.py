@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from handler.denials import Denial
-from handler.result import Outcome, Result, Severity
+from handler.policy.denials import Denial
+from handler.reconcile.result import Outcome, Result, Severity
 
 # Results that are kept of each severity: memory does not grow with the number of repositories.
 MAX_DETAILS = 100

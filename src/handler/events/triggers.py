@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from handler.request import InvalidEvent, Json, Request, from_payload, shown
-from handler.scope import is_repository_name
+from handler.events.request import InvalidEvent, Json, Request, from_payload, shown
+from handler.policy.scope import is_repository_name
 
 _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
 

@@ -1,0 +1,1 @@
+"""Events: what an event or a payload asks for. Pure: no calls, no settings."""

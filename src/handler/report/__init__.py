@@ -1,0 +1,1 @@
+"""Report: what one invocation did, as a response, log lines and metrics."""
