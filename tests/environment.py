@@ -1,10 +1,12 @@
 """The environment of the function, as the template sets it, for tests that change one variable."""
 
 WORKER_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+ROLE_CHECK_REPOSITORY = "ecr-allow-pull-role-check/00000000-0000-4000-8000-000000000000"
 # The variables without which the function reconciles nothing.
 REQUIRED = {
     "WORKER_ROLE_ARNS": WORKER_ROLE,
     "REPOSITORIES": "*",
     "MODE": "enforce",
     "ROLE_NAME": "ecr-allow-pull-Role",
+    "ROLE_CHECK_REPOSITORY": ROLE_CHECK_REPOSITORY,
 }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 # The imports create many objects that stay. Garbage collection meanwhile takes a tenth of a cold start.
 gc.disable()
 
-from handler.policy import registry_policy
-from handler.telemetry import log_invalid_input, logger
 from handler.ecr.registry import Registry
-from handler.report.report import Report
-from handler.events.request import InvalidEvent
-from handler.settings import InvalidSetting, Settings
-from handler.reconcile.sweep import Sweep
+from handler.events.request import Ignored, InvalidEvent
 from handler.events.triggers import FunctionIdentity, correlation_id, parse
+from handler.reconcile.continuation import continue_in_new_invocation
+from handler.reconcile.role_check import RoleCheck
+from handler.reconcile.sweep import Sweep, read_registry_policy
+from handler.report.report import Report, report_ignored
+from handler.settings import InvalidSetting, Settings
+from handler.telemetry import log_invalid_input, logger
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -43,7 +45,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
         InvalidSetting: an environment variable is missing or wrong.
         RegistryError: the repositories could not be listed.
         OutOfTime: the time ended before a repository was reconciled or listed.
-        ContinuationFailed: there was no time for all, and the rest could not be passed on.
+        ContinuationFailed: there was no time for all, and the sweep could not continue in a new invocation.
         RepositoriesFailed: a repository lacks a grant for a role, or keeps what should be removed.
     """
     started_by = correlation_id(event) or context.aws_request_id
@@ -61,26 +63,31 @@ def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[s
         raise settings.with_traceback(None)
     function = function_identity(context, settings.role_name)
     request = parse(event, function)
-    sweep = Sweep(request, settings, registry, lambda: context.get_remaining_time_in_millis() / 1000)
+    if isinstance(request, Ignored):
+        return report_ignored(request)
+    role_check = _role_check(settings, function.account_principal)
+    sweep = Sweep(
+        request, settings, registry, role_check, lambda: context.get_remaining_time_in_millis() / 1000
+    )
     report = Report(request, dry_run=sweep.dry_run)
     try:
         if request.with_registry_policy:
-            report.add_registry_policy(
-                registry_policy.read(registry, settings, function.repository_arn_prefix)
-            )
+            policy = read_registry_policy(registry, settings, function.repository_arn_prefix)
+            report.add_registry_policy(policy)
         for result in sweep.run():
             report.add(result)
-        report.unmatched = sweep.unmatched
-        if sweep.remaining:
-            # A sweep that ends in this invocation needs no client of Lambda.
-            from handler.reconcile.continuation import continue_in_new_invocation  # noqa: PLC0415
-
-            continue_in_new_invocation(sweep.remaining, context.function_name, started_by)
-            report.continued = True
+        if sweep.continuation:
+            continue_in_new_invocation(sweep.continuation, context.function_name, started_by)
+        report.end(sweep.unmatched, continued=sweep.continuation is not None)
     finally:
         response = report.publish()
     report.raise_for_failures()
     return response
+
+
+@cache  # once per process: its answers outlast an invocation
+def _role_check(settings: Settings, account_principal: str) -> RoleCheck:
+    return RoleCheck(registry, settings, account_principal)
 
 
 def function_identity(context: LambdaContext, role_name: str) -> FunctionIdentity:

@@ -1,4 +1,4 @@
-"""The settings: environment variables, validated once per cold start. Pure."""
+"""The settings: environment variables, validated once per cold start."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Self
 
 from handler.policy.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.policy.role_arn import EXAMPLE_ROLE, role_arn_error
-from handler.policy.scope import InvalidPattern, Scope
+from handler.policy.scope import ROLE_CHECK_PREFIX, InvalidPattern, Scope, is_repository_name
 
 _NONE = "none"
 # Errors show values up to this length: two ARNs of roles with a path.
@@ -39,6 +39,7 @@ class Settings:
         plan_mode: write nothing.
         remove_unlisted_roles: our statements hold exactly the configured roles.
         role_name: the function's role. It identifies the function's own writes.
+        role_check_repository: the repository of the stack itself, in which policies are tried.
     """
 
     worker_role_arns: tuple[str, ...]
@@ -48,13 +49,22 @@ class Settings:
     plan_mode: bool
     remove_unlisted_roles: bool
     role_name: str
+    role_check_repository: str
 
-    def grants(self, repository: str | None = None) -> tuple[Grant, ...]:
-        """Return all grants, with the roles that get them in a repository in scope; by default, in any."""
-        if repository is None:
-            imports = bool(self.pull_through_cache.included)
-        else:
-            imports = repository in self.pull_through_cache
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """All configured roles, each once."""
+        return tuple(dict.fromkeys((*self.worker_role_arns, *self.describe_role_arns)))
+
+    def grants_for(self, repository: str) -> tuple[Grant, ...]:
+        """Return the grants of a repository in scope."""
+        return self._grants(imports=repository in self.pull_through_cache)
+
+    def all_grants(self) -> tuple[Grant, ...]:
+        """Return the grants that any repository may have."""
+        return self._grants(imports=bool(self.pull_through_cache.included))
+
+    def _grants(self, *, imports: bool) -> tuple[Grant, ...]:
         return (
             Grant(PULL, self.worker_role_arns),
             Grant(DESCRIBE_IMAGES, self.describe_role_arns),
@@ -65,8 +75,8 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings from environment variables.
 
-        The worker roles, the scope, the mode and the role's name have no default. Otherwise, an update of the
-        function that drops variables would extend the scope to everything, and turn plan mode off.
+        The worker roles, the scope, the mode and the stack's own names have no default. Otherwise, an update of
+        the function that drops variables would extend the scope to everything, and turn plan mode off.
 
         Raises:
             InvalidSetting: a variable is missing or wrong; gives its name, its value and the correction.
@@ -79,6 +89,7 @@ class Settings:
             plan_mode=_choice(environment, "MODE", "enforce", "plan") == "plan",
             remove_unlisted_roles=_remove_unlisted_roles(environment),
             role_name=_role_name(environment),
+            role_check_repository=_role_check_repository(environment),
         )
 
 
@@ -145,6 +156,15 @@ def _role_name(environment: Mapping[str, str]) -> str:
     hint = "use the name of the function's role, without its path"
     value = _required(environment, variable, hint)
     if not _NAME.fullmatch(value):
+        raise InvalidSetting(variable, value, hint)
+    return value
+
+
+def _role_check_repository(environment: Mapping[str, str]) -> str:
+    variable = "ROLE_CHECK_REPOSITORY"
+    hint = f"use the name of the stack's own repository, which starts with {ROLE_CHECK_PREFIX}"
+    value = _required(environment, variable, hint)
+    if not value.startswith(ROLE_CHECK_PREFIX) or not is_repository_name(value):
         raise InvalidSetting(variable, value, hint)
     return value
 

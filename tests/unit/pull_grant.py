@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from handler.policy.document import Policy
 from handler.policy.grants import PULL, Grant
 from handler.policy.plan import attach, entries_of
-from handler.policy.document import Policy
 
 
 def attach_pull(

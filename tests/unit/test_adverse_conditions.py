@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from handler.reconcile.role_knowledge import RoleKnowledge
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, EcrError, FakeEcr, Fault, normalized
 from handler.ecr.registry import MAX_CONCURRENCY, Registry
-from handler.report.report import Report, RepositoriesFailed
-from handler.reconcile.role_knowledge import RoleKnowledge
-from handler.settings import Settings
-from handler.reconcile.sweep import Sweep
 from handler.events.triggers import FunctionIdentity, parse
+from handler.reconcile.sweep import Sweep
+from handler.report.report import Report, RepositoriesFailed
+from handler.settings import Settings
 from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 

@@ -22,11 +22,11 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from handler.events.request import InvalidEvent
+from handler.policy.plan import attach
 from handler.reconcile import planner, reconciler
 from handler.reconcile.continuation import ContinuationFailed
-from handler.policy.plan import attach
 from handler.report.report import RepositoriesFailed
-from handler.events.request import InvalidEvent
 from handler.settings import InvalidSetting
 from tests.environment import REQUIRED
 

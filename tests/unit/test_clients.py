@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from devstack.fake_ecr import FakeEcr
-from handler.reconcile.continuation import ContinuationFailed, continue_in_new_invocation
 from handler.ecr.registry import MAX_CONCURRENCY, Registry, Unavailable
 from handler.events.request import MAX_FAILED_NAMES, Checkpoint, Request
+from handler.reconcile.continuation import ContinuationFailed, continue_in_new_invocation
 from handler.reconcile.sweep import Sweep
 from tests.unit.test_settings import settings
 

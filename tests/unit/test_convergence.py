@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, EcrError, FakeEcr, Fault, normalized
 from handler.ecr.registry import Registry, RegistryError
+from handler.events.triggers import FunctionIdentity, parse
+from handler.reconcile.sweep import Sweep
 from handler.report.report import Report, RepositoriesFailed
 from handler.settings import Settings
-from handler.reconcile.sweep import Sweep
-from handler.events.triggers import FunctionIdentity, parse
 from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits
 

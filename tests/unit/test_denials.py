@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 
 from handler.policy.denials import canonical_form, deleted_principals, denials, denials_details
+from handler.policy.document import Policy
 from handler.policy.grants import ACTIONS, PULL, Grant
 from handler.policy.plan import foreign
-from handler.policy.document import Policy
 from tests.unit.evaluator import Decision, decide
 from tests.unit.test_policy_promises import policies
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from devstack.fake_ecr import ACCOUNT, REGION
-from handler.policy.denials import canonical_form, deleted_principals, denials
-from handler.policy.grants import PULL, Grant
-from handler.policy.document import InvalidPolicy, PolicyTooLong, parse, render
 from handler.events.request import InvalidEvent, Request
-from handler.policy.scope import is_repository_name
 from handler.events.triggers import FunctionIdentity
 from handler.events.triggers import parse as parse_event
+from handler.policy.denials import canonical_form, deleted_principals, denials
+from handler.policy.document import InvalidPolicy, PolicyTooLong, parse, render
+from handler.policy.grants import PULL, Grant
+from handler.policy.scope import is_repository_name
 from tests.unit.pull_grant import attach_pull, pull_roles
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"

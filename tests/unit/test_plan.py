@@ -22,8 +22,8 @@ from devstack.host import free_port
 from handler.ecr.registry import MAX_CONCURRENCY, Registry
 from handler.events.request import Request
 from handler.reconcile.result import Outcome
-from handler.settings import Settings
 from handler.reconcile.sweep import Sweep
+from handler.settings import Settings
 from scripts import plan, plan_picture
 from scripts.plan_client import READS, CallRefused, connect
 from tests.environment import REQUIRED

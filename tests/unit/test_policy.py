@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from handler.policy.document import InvalidPolicy, Policy, PolicyTooLong, Statement, parse, render
 from handler.policy.grants import ACTIONS, DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Entry, Grant
 from handler.policy.plan import attach, entries_of
-from handler.policy.document import InvalidPolicy, Policy, PolicyTooLong, Statement, parse, render
 from tests.unit.pull_grant import attach_pull, pull_roles
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"

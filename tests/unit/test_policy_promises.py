@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from handler.policy.document import Policy, Statement, parse
 from handler.policy.grants import ACTIONS, PULL, Entry, Grant
 from handler.policy.plan import attach, entries_of
-from handler.policy.document import Policy, Statement, parse
 from tests.unit.evaluator import Decision, decide
 
 WORKERS = [f"arn:aws:iam::22222222222{n}:role/unionai-acme-flyteworker-node-group" for n in range(4)]

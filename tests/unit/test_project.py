@@ -66,7 +66,7 @@ def pins(lock_file: str) -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def layer(module: str) -> str:
-    return module.split("/")[0]
+    return module.split("/", maxsplit=1)[0]
 
 
 def test_every_module_lies_in_a_layer_and_every_layer_has_a_module() -> None:

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
+from handler.reconcile.planner import Planner
+from handler.reconcile.policy_writer import SweepContext
 
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
-from handler.policy.grants import Entry
-from handler.reconcile.planner import Planner
-from handler.policy.document import render
-from handler.reconcile.policy_writer import SweepContext
 from handler.ecr.rate_limiter import Permit, RateLimiter
-from handler.reconcile.reconciler import reconcile
 from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError
-from handler.report.report import Report, RepositoriesFailed
-from handler.events.request import Request
-from handler.reconcile.result import Outcome
 from handler.ecr.retry import Deadline
-from handler.settings import Settings
+from handler.events.request import Request
+from handler.policy.document import render
+from handler.policy.grants import Entry
+from handler.reconcile.reconciler import reconcile
+from handler.reconcile.result import Outcome
 from handler.reconcile.sweep import Sweep
+from handler.report.report import Report, RepositoriesFailed
+from handler.settings import Settings
 from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from devstack.fake_ecr import ACCOUNT, READ_REGISTRY, REGION, FakeEcr, Fault
-from handler.policy.grants import ACTIONS, DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.ecr.registry import Registry
+from handler.events.request import Request
+from handler.policy.grants import ACTIONS, DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.policy.registry_policy import RegistryPolicy, Status, evaluate, read
 from handler.report.report import Report
-from handler.events.request import Request
 from handler.settings import Settings
 from tests.environment import REQUIRED
 from tests.unit.virtual_time import limiter_without_waits

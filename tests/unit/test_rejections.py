@@ -1,10 +1,17 @@
 """What follows from a rejected policy: which roles are proved missing, and the reason for the others."""
 
 import pytest
+from handler.reconcile.rejections import (
+    Contents,
+    Rejection,
+    contents,
+    principal_hint,
+    proved_missing,
+    rejection_reason,
+)
 
-from handler.policy.document import Policy, PolicyTooLong
 from handler.ecr.registry import PolicyRejected
-from handler.reconcile.rejections import Contents, Rejection, contents, principal_hint, proved_missing, rejection_reason
+from handler.policy.document import Policy, PolicyTooLong
 from tests.unit.pull_grant import attach_pull
 
 A, B = (f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "ab")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from handler.policy.grants import PULL, Entry
-from handler.report.report import Report, RepositoriesFailed
 from handler.events.request import Checkpoint, Request
+from handler.policy.grants import PULL, Entry
 from handler.reconcile.result import Outcome, Result
+from handler.report.report import Report, RepositoriesFailed
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 FAILED = Result("team/app", Outcome.FAILED, reason="not authorized")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from handler.ecr.registry import MAX_CONCURRENCY, RegistryError, RepositoryNotFound, Throttled, Unavailable
+from handler.events.request import Checkpoint, Request
+from handler.events.triggers import FunctionIdentity, parse
 from handler.policy.document import parse as parse_policy
 from handler.policy.document import render
-from handler.ecr.registry import MAX_CONCURRENCY, RegistryError, RepositoryNotFound, Throttled, Unavailable
-from handler.report.report import Report, RepositoriesFailed
-from handler.events.request import Checkpoint, Request
 from handler.reconcile.result import Outcome, Result
-from handler.settings import Settings
 from handler.reconcile.sweep import OutOfTime, Sweep, _run_concurrently
-from handler.events.triggers import FunctionIdentity, parse
+from handler.report.report import Report, RepositoriesFailed
+from handler.settings import Settings
 from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull, pull_roles
 

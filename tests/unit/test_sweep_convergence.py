@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, FakeEcr, Fault
-from handler.policy.document import render
 from handler.ecr.registry import Registry
+from handler.events.triggers import FunctionIdentity, parse
+from handler.policy.document import render
+from handler.reconcile.sweep import Sweep
 from handler.report.report import Report, RepositoriesFailed
 from handler.settings import Settings
-from handler.reconcile.sweep import Sweep
-from handler.events.triggers import FunctionIdentity, parse
 from tests.environment import REQUIRED
 from tests.unit.pull_grant import attach_pull
 from tests.unit.virtual_time import limiter_without_waits

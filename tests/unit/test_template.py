@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
+from handler.policy.document import parse
 from handler.policy.grants import ACTIONS
 from handler.policy.plan import attach, entries_of
-from handler.policy.document import parse
 from handler.settings import Settings
 from scripts import permissions_page
 from tests.environment import REQUIRED

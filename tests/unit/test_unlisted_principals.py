@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from handler.policy.grants import PULL, Entry
-from handler.telemetry import logger
-from handler.report.report import Report
 from handler.events.request import Request
+from handler.policy.grants import PULL, Entry
 from handler.reconcile.result import Outcome, Result
+from handler.report.report import Report
+from handler.telemetry import logger
 
 HAND_ADDED = Entry(PULL, "arn:aws:iam::222222222222:role/added-by-hand")
 STRANGER = Entry(PULL, "AROAEXAMPLEEXAMPLEEXA")

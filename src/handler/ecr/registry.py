@@ -1,4 +1,4 @@
-"""The private registry of Amazon ECR: the only module that knows ECR's API and its errors."""
+"""The private registry of Amazon ECR: the only module that calls ECR."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Self
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.retries.standard import RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
+from botocore.exceptions import BotoCoreError, ClientError
 
+from handler.ecr.errors import PolicyNotFound, Throttled, Unavailable, translate
 from handler.ecr.rate_limiter import Permit, RateLimiter
-from handler.ecr.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT
+from handler.ecr.retry import CONNECT_TIMEOUT, READ_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,41 +35,6 @@ CLIENT_CONFIG = Config(
     # meanwhile. So it tries once, and each new attempt starts with a new read.
     retries={"total_max_attempts": 1},
 )
-# What the SDK's standard mode would retry, and what ECR's API guide and HTTP add to that.
-_is_throttle = ThrottledRetryableChecker().is_retryable
-_is_transient = TransientRetryableChecker().is_retryable
-_ECR_THROTTLE = "ThrottleException"
-_REQUEST_TIMEOUT = 408
-_TOO_MANY_REQUESTS = 429
-_SERVER_ERROR = 500
-# The messages for a rejected policy: the second is older, and ECR uses it for other faults too, such as a
-# Resource element.
-_PRINCIPAL_NOT_FOUND = "Principal not found"
-_POLICY_INVALID = "Invalid repository policy provided"
-
-
-class RegistryError(Exception):
-    """A call that ECR refused; the message says which and why."""
-
-
-class Unavailable(RegistryError):
-    """A call that did not succeed now and may succeed later."""
-
-
-class Throttled(Unavailable):
-    """A call that exceeded ECR's rate limit."""
-
-
-class RepositoryNotFound(RegistryError):
-    """The repository does not exist."""
-
-
-class PolicyRejected(RegistryError):
-    """ECR rejects a whole policy, most likely for a principal that does not exist, and does not say which."""
-
-
-class PolicyNotFound(RegistryError):
-    """The repository, or the registry, exists and has no policy."""
 
 
 class Registry:
@@ -135,7 +99,18 @@ class Registry:
             PolicyRejected: ECR rejects the policy; a principal in it may not exist.
             RegistryError: ECR refused the call; Unavailable if another attempt makes sense, after a new read.
         """
-        permit = self._rate_limiter.acquire_for_write()
+        self._set_policy(self._rate_limiter.acquire_for_write(), name, text)
+
+    def check_policy(self, name: str, text: str) -> None:
+        """Set the policy of a repository that nobody reads, only to learn whether ECR accepts the policy.
+
+        Raises:
+            As `set_policy`.
+        """
+        # No read precedes this write, so it takes the permit of a read.
+        self._set_policy(self._rate_limiter.acquire(), name, text)
+
+    def _set_policy(self, permit: Permit, name: str, text: str) -> None:
         self._call(permit, self._client.set_repository_policy, repositoryName=name, policyText=text)
 
     def _policy_text(
@@ -157,36 +132,12 @@ class Registry:
     ) -> T:
         try:
             response = operation(*args, **kwargs)
-        except ClientError as error:
-            translated = _translate(error)
+        except (ClientError, BotoCoreError) as error:
+            translated = translate(error)
             if isinstance(translated, Throttled):
                 self._rate_limiter.on_throttle(permit)
-            elif not isinstance(translated, Unavailable):
+            elif isinstance(error, ClientError) and not isinstance(translated, Unavailable):
                 self._rate_limiter.on_success(permit)
             raise translated from None
-        except (BotoConnectionError, HTTPClientError) as error:
-            raise Unavailable(f"ECR did not answer: {error}") from None
-        except BotoCoreError as error:
-            raise RegistryError(f"ECR could not be called: {error}") from None
         self._rate_limiter.on_success(permit)
         return response
-
-
-def _translate(error: ClientError) -> RegistryError:
-    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message") or "no message"
-    text = f"ECR refused {error.operation_name}: {code}: {message}"
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    if code == "RepositoryNotFoundException":
-        return RepositoryNotFound(text)
-    if code in {"RepositoryPolicyNotFoundException", "RegistryPolicyNotFoundException"}:
-        return PolicyNotFound(text)
-    context = RetryContext(attempt_number=1, parsed_response=error.response)
-    if code == _ECR_THROTTLE or status == _TOO_MANY_REQUESTS or _is_throttle(context):
-        return Throttled(text)
-    if status >= _SERVER_ERROR or status == _REQUEST_TIMEOUT or _is_transient(context):
-        return Unavailable(text)
-    if _POLICY_INVALID in message:
-        text += ": a principal does not exist, or ECR does not accept another part of the policy"
-    if _PRINCIPAL_NOT_FOUND in message or _POLICY_INVALID in message:
-        return PolicyRejected(text)
-    return RegistryError(text)

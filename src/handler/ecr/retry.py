@@ -1,4 +1,4 @@
-"""Retry with exponential backoff and jitter, until a deadline."""
+"""Timeouts, the deadline, and retry with exponential backoff and jitter. All times in seconds."""
 
 import random
 import time
@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 
 type Errors = tuple[type[Exception], ...]
 
+CONNECT_TIMEOUT = 3
+READ_TIMEOUT = 10
+CALL_TIMEOUT = CONNECT_TIMEOUT + READ_TIMEOUT
+
 MAX_FAILURES = 6
-_FIRST_DELAY = 0.2  # seconds
-_MAX_DELAY = 6.4  # seconds
+_FIRST_DELAY = 0.2
+_MAX_DELAY = 6.4
 
 
 class DeadlineExceeded(Exception):
@@ -19,7 +23,7 @@ class Deadline:
     """The moment after which no new work starts: some time before the invocation ends."""
 
     def __init__(self, time_left: Callable[[], float], reserve: float) -> None:
-        """Keep `reserve` seconds of the `time_left`, which counts in seconds."""
+        """Keep the `reserve` of the `time_left`."""
         self._time_left = time_left
         self._reserve = reserve
 

@@ -1,4 +1,4 @@
-"""The request: which repositories to reconcile, and the payload that asks for them. Pure."""
+"""The request: which repositories to reconcile, and the payload that asks for them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ class InvalidEvent(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Continuation:
     """The state of a sweep that continues in a new invocation.
 
     Attributes:
@@ -44,8 +44,15 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """An event that asks for nothing, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """The repositories to reconcile; or none, and why the event is ignored.
+    """The repositories to reconcile.
 
     Attributes:
         repositories: names or globs.
@@ -53,19 +60,17 @@ class Request:
         may_be_new: ECR may not find the repositories yet.
         created_at: when the repository was created, if the event says so.
         after_policy_change: the policy was changed by another caller, so a missing grant is drift.
-        checkpoint: where a sweep continues.
+        continuation: where a sweep continues.
         with_registry_policy: whether to report on the registry's policy too.
-        ignored: why the event asks for nothing, if so.
     """
 
-    repositories: tuple[str, ...] = ()
+    repositories: tuple[str, ...]
     dry_run: bool = False
     may_be_new: bool = False
     created_at: datetime | None = None
     after_policy_change: bool = False
-    checkpoint: Checkpoint | None = None
+    continuation: Continuation | None = None
     with_registry_policy: bool = False
-    ignored: str = ""
 
     def payload(self, correlation_id: str) -> dict[str, object]:
         """Return the payload of a continuation, which logs this correlation id.
@@ -74,8 +79,8 @@ class Request:
         registry's policy, which the first invocation reports.
         """
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
-        if self.checkpoint:
-            payload["checkpoint"] = asdict(self.checkpoint) | {"correlation_id": correlation_id}
+        if self.continuation:
+            payload["continuation"] = asdict(self.continuation) | {"correlation_id": correlation_id}
         return payload
 
 
@@ -93,11 +98,11 @@ def from_payload(payload: object) -> Request:
     """
     if not isinstance(payload, dict):
         raise InvalidEvent(f"the payload is not a JSON object; {_EXPECTED_FORM}")
-    if unknown := payload.keys() - {"repositories", "dry_run", "checkpoint"}:
+    if unknown := payload.keys() - {"repositories", "dry_run", "continuation"}:
         names = shown(", ".join(sorted(map(str, unknown))))
         raise InvalidEvent(f"the payload has unknown fields: {names}; {_EXPECTED_FORM}")
     patterns = payload.get("repositories")
-    checkpoint = _checkpoint(payload.get("checkpoint"))
+    continuation = _continuation(payload.get("continuation"))
     if not isinstance(patterns, list) or not patterns:
         raise InvalidEvent(f'"repositories" is not a list of at least one name or glob; {_EXPECTED_FORM}')
     dry_run = payload.get("dry_run", False)
@@ -106,8 +111,8 @@ def from_payload(payload: object) -> Request:
     return Request(
         _patterns(patterns),
         dry_run=dry_run,
-        checkpoint=checkpoint,
-        with_registry_policy=checkpoint is None,
+        continuation=continuation,
+        with_registry_policy=continuation is None,
     )
 
 
@@ -125,7 +130,7 @@ def _pattern(value: object) -> str:
     return value
 
 
-def _checkpoint(value: object) -> Checkpoint | None:
+def _continuation(value: object) -> Continuation | None:
     match value:
         case None:
             return None
@@ -136,5 +141,5 @@ def _checkpoint(value: object) -> Checkpoint | None:
             "failed_more": int() as failed_more,
             "relistings": int() as relistings,
         } if failed_more >= 0 and relistings >= 0:
-            return Checkpoint(token, _patterns(unmatched), _patterns(failed), failed_more, relistings)
-    raise InvalidEvent(f'only the function itself writes a "checkpoint"; {_EXPECTED_FORM}')
+            return Continuation(token, _patterns(unmatched), _patterns(failed), failed_more, relistings)
+    raise InvalidEvent(f'only the function itself writes "continuation"; {_EXPECTED_FORM}')

@@ -1,11 +1,11 @@
-"""The triggers: an EventBridge event or a payload becomes a request. Pure."""
+"""The triggers: an EventBridge event or a payload becomes a request."""
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from handler.events.request import InvalidEvent, Json, Request, from_payload, shown
+from handler.events.request import Ignored, InvalidEvent, Json, Request, from_payload, shown
 from handler.policy.scope import is_repository_name
 
 _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
@@ -19,6 +19,9 @@ _IMAGE_EVENTS: dict[str, Json] = {
     "ECR Replication Action": {"result": "SUCCESS"},
 }
 _DEPLOYED_STATUSES = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+
+
+type _Parser = Callable[[Json, Json, FunctionIdentity], Request | Ignored]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,13 @@ class FunctionIdentity:
         """The ARN of a repository, without its name."""
         return f"arn:{self.partition}:ecr:{self.region}:{self.account}:repository/"
 
+    @property
+    def account_principal(self) -> str:
+        """The function's own account, as a principal that exists."""
+        return f"arn:{self.partition}:iam::{self.account}:root"
 
-def parse(event: object, function: FunctionIdentity) -> Request:
+
+def parse(event: object, function: FunctionIdentity) -> Request | Ignored:
     """Parse an EventBridge event, or a payload written by a person.
 
     An event only names repositories. Neither an event nor a payload can name a principal.
@@ -54,17 +62,17 @@ def correlation_id(event: object) -> str | None:
     if not isinstance(event, dict):
         return None
     is_eventbridge = "detail-type" in event
-    value = event.get("id") if is_eventbridge else _object(event.get("checkpoint")).get("correlation_id")
+    value = event.get("id") if is_eventbridge else _object(event.get("continuation")).get("correlation_id")
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
-def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request:
+def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request | Ignored:
     detail = event.get("detail")
     if not isinstance(detail, dict):
         raise InvalidEvent('the EventBridge event has no "detail" object')
     to_request = _parser_of(event, detail)
     if to_request is None:
-        return Request(ignored="not an event that this function acts on")
+        return Ignored("not an event that this function acts on")
     account, region = event.get("account"), event.get("region")
     if (account, region) != (function.account, function.region):
         raise InvalidEvent(
@@ -75,7 +83,7 @@ def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request:
     return to_request(event, detail, function)
 
 
-def _parser_of(event: Json, detail: Json) -> Callable[[Json, Json, FunctionIdentity], Request] | None:
+def _parser_of(event: Json, detail: Json) -> _Parser | None:
     detail_type = str(event["detail-type"])
     match event.get("source"):
         # CodeCommit and ECR Public have a CreateRepository too, so both sources are checked.
@@ -88,31 +96,31 @@ def _parser_of(event: Json, detail: Json) -> Callable[[Json, Json, FunctionIdent
     return None
 
 
-def _from_creation(event: Json, detail: Json, function: FunctionIdentity) -> Request:
+def _from_creation(event: Json, detail: Json, function: FunctionIdentity) -> Request | Ignored:
     if "errorCode" in detail:
-        return Request(ignored="the call failed and created nothing")
+        return Ignored("the call failed and created nothing")
     name = _repository_name(_names_in_record(detail, function))
     return Request((name,), may_be_new=True, created_at=_time(event.get("time")))
 
 
-def _from_policy_change(_: Json, detail: Json, function: FunctionIdentity) -> Request:
+def _from_policy_change(_: Json, detail: Json, function: FunctionIdentity) -> Request | Ignored:
     if "errorCode" in detail:
-        return Request(ignored="the call failed and changed nothing")
+        return Ignored("the call failed and changed nothing")
     # The rule filters these out too. But a write that caused another write would never end.
     if _object(detail.get("userIdentity")).get("arn") == function.caller_arn:
-        return Request(ignored="the function's own write")
+        return Ignored("the function's own write")
     return Request((_repository_name(_names_in_record(detail, function)),), after_policy_change=True)
 
 
-def _from_image(event: Json, detail: Json, function: FunctionIdentity) -> Request:
+def _from_image(event: Json, detail: Json, function: FunctionIdentity) -> Request | Ignored:
     if not _IMAGE_EVENTS[str(event["detail-type"])].items() <= detail.items():
-        return Request(ignored="no image was pushed")
+        return Ignored("no image was pushed")
     return Request((_repository_name(_names_in_image_event(event, detail, function)),), may_be_new=True)
 
 
-def _from_deployment(_: Json, detail: Json, __: FunctionIdentity) -> Request:
+def _from_deployment(_: Json, detail: Json, __: FunctionIdentity) -> Request | Ignored:
     if _object(detail.get("status-details")).get("status") not in _DEPLOYED_STATUSES:
-        return Request(ignored="not a completed deployment")
+        return Ignored("not a completed deployment")
     return Request(("*",), with_registry_policy=True)
 
 

@@ -1,18 +1,15 @@
-"""Foreign statements: which deny the grant, and which may make ECR reject the policy. Pure."""
+"""Foreign statements: which deny the grant, and which may make ECR reject the policy."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from handler.policy.document import Policy, Statement, strings
 from handler.policy.grants import ACTIONS, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy.plan import foreign, is_deleted
-from handler.policy.document import Policy, Statement, strings
 
 # A policy can hold a hundred denials, and the response has a maximum size.
 _MAX_DENIALS = 10
-# The depth down to which lists compare as sets; what is deeper compares as text.
-_POLICY_LEVELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +79,17 @@ def deleted_principals(policy: Policy | None) -> list[str]:
     ]
 
 
-def canonical_form(policy: Policy | None) -> object:
-    """Return a value that is equal for policies whose foreign statements differ in order and form only."""
-    return _canonical([statement for _, statement in foreign(policy)], levels=_POLICY_LEVELS)
-
-
-def _canonical(value: object, levels: int) -> object:
-    if not levels:
-        return json.dumps(value, sort_keys=True)
-    if isinstance(value, dict):
-        return frozenset((key, _canonical(item, levels - 1)) for key, item in value.items())
-    # ECR returns a list of one as its item, and longer lists in an order that changes.
-    items = value if isinstance(value, list) else [value]
-    return frozenset(_canonical(item, levels - 1) if isinstance(item, dict) else repr(item) for item in items)
+def rejection_hint(policy: Policy | None) -> str:
+    """Return how to find the principal for which ECR rejects a policy, if it is none of the configured roles."""
+    if named := deleted_principals(policy):
+        return (
+            f"A principal in a foreign statement was deleted: {'; '.join(named)}. Ask the owner of the "
+            "statement to remove the principal: the function does not change foreign statements"
+        )
+    return (
+        "Find the principal in the repository's policy that no longer exists, or the part of a foreign "
+        "statement that ECR does not accept"
+    )
 
 
 def covers(statement: Statement, action: str) -> bool:

@@ -1,4 +1,4 @@
-"""A policy document: parsed from the text that ECR returns, and serialized for ECR. Pure."""
+"""A policy document: parsed from the text that ECR returns, and serialized for ECR."""
 
 import json
 from decimal import Decimal
@@ -16,10 +16,6 @@ class InvalidPolicy(ValueError):
     """A policy that cannot be parsed, and so must not be rewritten."""
 
 
-class PolicyTooLong(ValueError):
-    """A policy that exceeds ECR's maximum length."""
-
-
 def parse(text: str | None) -> Policy | None:
     """Parse a repository's policy text; no text is no policy.
 
@@ -31,7 +27,7 @@ def parse(text: str | None) -> Policy | None:
     try:
         document = json.loads(text, object_pairs_hook=_object, parse_float=_exact)
         # What could not be written back as it was read is left unchanged: lone surrogates, NaN, 1e999, ...
-        _compact(document).encode()
+        render(document).encode()
     except InvalidPolicy:
         raise
     except (ArithmeticError, ValueError, RecursionError):
@@ -46,18 +42,8 @@ def parse(text: str | None) -> Policy | None:
 
 
 def render(policy: Policy) -> str:
-    """Serialize a policy as compactly as JSON allows.
-
-    Raises:
-        PolicyTooLong: the text exceeds ECR's limit; gives both sizes, in characters.
-    """
-    text = _compact(policy)
-    if len(text) > MAX_CHARACTERS:
-        raise PolicyTooLong(
-            f"the policy would have {len(text):,} characters and ECR allows {MAX_CHARACTERS:,}: "
-            "shorten the other statements, for example by merging those that allow the same actions"
-        )
-    return text
+    """Serialize a policy as compactly as JSON allows."""
+    return json.dumps(policy, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def statements(policy: Policy | None) -> list[Statement]:
@@ -85,10 +71,6 @@ def _exact(text: str) -> float:
     if Decimal(repr(number)) != Decimal(text):
         raise InvalidPolicy(f"the policy holds {text}, which cannot be written back unchanged")
     return number
-
-
-def _compact(document: object) -> str:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _as_list(value: object) -> list[object]:

@@ -1,8 +1,8 @@
-"""The grants: which roles are allowed which actions, by a statement of which Sid. Pure."""
+"""The grants: which roles are allowed which actions, by a statement of which Sid."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 PULL = "AllowPull"
 DESCRIBE_IMAGES = "AllowDescribeImages"
@@ -19,7 +19,7 @@ ACTIONS = {
 REQUIRED_PULL_ACTIONS = frozenset({"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"})
 
 
-class Entry(NamedTuple):
+class Grantee(NamedTuple):
     """A principal in our statement of a grant."""
 
     sid: str
@@ -33,20 +33,20 @@ class Grant:
     sid: str
     roles: tuple[str, ...]
 
-    def entries(self) -> frozenset[Entry]:
-        """Return an entry for each role."""
-        return frozenset(Entry(self.sid, role) for role in self.roles)
 
-    def limited_to(self, roles: Collection[str], entries: Collection[Entry]) -> Self:
-        """Return the grant for those of its roles that are listed or have an entry."""
-        kept = (role for role in self.roles if role in roles or Entry(self.sid, role) in entries)
-        return replace(self, roles=tuple(kept))
-
-    def missing_from(self, entries: Collection[Entry]) -> Self:
-        """Return the grant for those of its roles that have no entry."""
-        return replace(self, roles=tuple(role for role in self.roles if Entry(self.sid, role) not in entries))
+def grantees(grants: Iterable[Grant]) -> tuple[Grantee, ...]:
+    """Return a grantee for each role of each grant, in their order."""
+    return tuple(Grantee(grant.sid, role) for grant in grants for role in grant.roles)
 
 
-def roles_of(grants: Collection[Grant]) -> tuple[str, ...]:
-    """Return the roles of all grants, each once, in their order."""
-    return tuple(dict.fromkeys(role for grant in grants for role in grant.roles))
+def principals(grantees: Iterable[Grantee]) -> tuple[str, ...]:
+    """Return the principals of the grantees, each once, in their order."""
+    return tuple(dict.fromkeys(grantee.principal for grantee in grantees))
+
+
+def by_grant(grantees: Iterable[Grantee]) -> dict[str, list[str]]:
+    """Return the principals by the Sid of their grant, in alphabetical order."""
+    grouped: dict[str, list[str]] = {}
+    for grantee in sorted(grantees):
+        grouped.setdefault(grantee.sid, []).append(grantee.principal)
+    return grouped

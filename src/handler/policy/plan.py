@@ -1,11 +1,12 @@
-"""The desired policy: the grants attached, everything else unchanged. Pure; knows no AWS SDK."""
+"""The plan: the policy that a repository should have, with the grants and everything else unchanged."""
 
 import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
-from handler.policy.grants import ACTIONS, Entry, Grant
-from handler.policy.document import Policy, Statement, statements, strings
+from handler.policy.document import MAX_CHARACTERS, Policy, Statement, render, statements, strings
+from handler.policy.grants import ACTIONS, Grant, Grantee, grantees, principals
 
 # The Sid of a grant, or the same with a number from 2 on where the Sids before are taken.
 _OUR_SID = re.compile(rf"(?P<grant>{'|'.join(ACTIONS)})(?:[2-9]|[1-9][0-9]+)?")
@@ -16,66 +17,90 @@ _PLAIN_ELEMENTS = {"Sid", "Effect", "Principal", "Action"}
 _LOWER_CASE_ACTIONS = {sid: {action.lower() for action in actions} for sid, actions in ACTIONS.items()}
 
 
-def attach(
-    policy: Policy | None,
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The policy that a repository should have.
+
+    Attributes:
+        policy: the planned policy; the current policy itself if nothing is to change.
+        added: the grantees that it adds.
+        removed: the grantees that it removes.
+        not_removed: the Sids that keep unlisted grantees although these are to be removed, because no
+            configured role of the grant exists.
+        unfit: the grantees that it lacks because the policy would be too long.
+        length: the characters of the policy with everything, if that is too long for ECR; otherwise 0.
+    """
+
+    policy: Policy | None
+    added: frozenset[Grantee] = frozenset()
+    removed: frozenset[Grantee] = frozenset()
+    not_removed: tuple[str, ...] = ()
+    unfit: tuple[Grantee, ...] = ()
+    length: int = 0
+
+    @property
+    def length_error(self) -> str:
+        """What is not done because the policy would be too long; empty if it is not."""
+        if not self.length:
+            return ""
+        what = f"no space for {', '.join(principals(self.unfit))}" if self.unfit else "nothing removed"
+        return (
+            f"{what}: the policy would have {self.length:,} characters and ECR allows {MAX_CHARACTERS:,}: "
+            "shorten the other statements, for example by merging those that allow the same actions"
+        )
+
+
+def plan(
+    current: Policy | None,
     grants: Sequence[Grant],
     *,
-    remove_unlisted: Collection[str] = (),
-    remove_deleted: bool = False,
-) -> Policy | None:
+    missing: Collection[str] = (),
+    remove_unlisted: bool = False,
+) -> Plan:
     """Plan the policy in which our statements allow every role of every grant its actions.
 
-    Foreign statements, `Version` and `Id` stay as they are. A policy that already holds the grants is
-    returned itself. Principals in our statements that no grant lists stay, unless they are to be removed.
+    Foreign statements, `Version` and `Id` stay. Principals in our statements that no grant lists stay too,
+    with one exception: wherever anything else changes, the ids of deleted principals go. They never match
+    anybody again, and whoever edits such a policy must remove them:
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_principal.html
 
     Args:
-        policy: the repository's policy, or None if it has none.
+        current: the repository's policy, or None if it has none.
         grants: the grants, each Sid at most once.
-        remove_unlisted: the Sids of the grants whose statements hold exactly the grant's roles.
-        remove_deleted: our statements hold no ids of deleted principals.
+        missing: the roles that are not added, because they do not exist.
+        remove_unlisted: our statements hold exactly the grants' roles. A grant of which every role is missing
+            loses nobody.
     """
-    entries = entries_of(policy)
-    missing = {
-        grant.sid: [role for role in grant.roles if Entry(grant.sid, role) not in entries] for grant in grants
-    }
-    listed = frozenset(entry for grant in grants for entry in grant.entries())
-    removed = {entry for entry in entries - listed if entry.sid in remove_unlisted}
-    if remove_deleted:
-        removed |= deleted(entries)
-    if not any(missing.values()) and not removed:
-        return policy
-
-    kept: list[Statement] = []
-    for statement in statements(policy):
-        ours = _ours(statement)
-        if ours is None:
-            kept.append(statement)
-            continue
-        sid, principals = ours
-        kept_principals = [name for name in principals if Entry(sid, name) not in removed]
-        kept_principals += missing.pop(sid, [])  # the first of our statements gains the missing roles
-        if kept_principals == principals:
-            kept.append(statement)
-        elif kept_principals:
-            kept.append(statement | {"Principal": _principal(kept_principals)})
-    taken = {str(statement.get("Sid")) for statement in statements(policy)}
-    kept += [_statement(_free_sid(sid, taken), sid, roles) for sid, roles in missing.items() if roles]
-    return (policy or {"Version": "2012-10-17"}) | {"Statement": kept}
+    present, listed = grantees_of(current), grantees(grants)
+    wanted = [each for each in listed if each not in present and each.principal not in missing]
+    unlisted = present.difference(listed) if remove_unlisted else frozenset[Grantee]()
+    existing = {each.sid for each in listed if each in present or each.principal not in missing}
+    kept = {each.sid for each in unlisted if each.sid in {g.sid for g in grants if g.roles} - existing}
+    unlisted = frozenset(each for each in unlisted if each.sid not in kept)
+    if not wanted and not unlisted:
+        return Plan(current, not_removed=tuple(sorted(kept)))
+    removed = unlisted | {each for each in present if is_deleted(each.principal)}
+    length = len(render(_edited(current, wanted, removed)))
+    fitting = wanted if length <= MAX_CHARACTERS else _fitting(current, wanted, removed)
+    unfit = tuple(each for each in wanted if each not in fitting)
+    excess = length if length > MAX_CHARACTERS else 0
+    planned = _edited(current, fitting, removed)
+    # ECR takes no policy without statements, and to delete a policy is another permission.
+    if not statements(planned):
+        kept |= {each.sid for each in unlisted}
+    if not statements(planned) or not (fitting or unlisted) or len(render(planned)) > MAX_CHARACTERS:
+        return Plan(current, not_removed=tuple(sorted(kept)), unfit=unfit, length=excess)
+    return Plan(planned, frozenset(fitting), removed, tuple(sorted(kept)), unfit, excess)
 
 
-def entries_of(policy: Policy | None) -> frozenset[Entry]:
-    """Return the entries of our statements: the principals of each grant."""
+def grantees_of(policy: Policy | None) -> frozenset[Grantee]:
+    """Return the grantees of our statements."""
     return frozenset(
-        Entry(ours[0], principal)
+        Grantee(ours[0], principal)
         for statement in statements(policy)
         if (ours := _ours(statement))
         for principal in ours[1]
     )
-
-
-def deleted(entries: Iterable[Entry]) -> frozenset[Entry]:
-    """Return those entries whose principal is the id of a deleted role or user."""
-    return frozenset(entry for entry in entries if is_deleted(entry.principal))
 
 
 def is_deleted(principal: str) -> bool:
@@ -90,6 +115,38 @@ def foreign(policy: Policy | None) -> list[tuple[str, Statement]]:
         for number, statement in enumerate(statements(policy), start=1)
         if _ours(statement) is None
     ]
+
+
+def _fitting(policy: Policy | None, wanted: Iterable[Grantee], removed: Collection[Grantee]) -> list[Grantee]:
+    """Return the grantees that can be added before the policy is too long: each in its turn, if it fits."""
+    fitting: list[Grantee] = []
+    for each in wanted:
+        if len(render(_edited(policy, [*fitting, each], removed))) <= MAX_CHARACTERS:
+            fitting.append(each)
+    return fitting
+
+
+def _edited(policy: Policy | None, added: Iterable[Grantee], removed: Collection[Grantee]) -> Policy:
+    """Return the policy with grantees added to our statements, and others removed from them."""
+    new: dict[str, list[str]] = {}
+    for sid, role in added:
+        new.setdefault(sid, []).append(role)
+    kept: list[Statement] = []
+    for statement in statements(policy):
+        ours = _ours(statement)
+        if ours is None:
+            kept.append(statement)
+            continue
+        sid, principals = ours
+        left = [name for name in principals if Grantee(sid, name) not in removed]
+        left += new.pop(sid, [])  # the first of our statements gains the new roles
+        if left == principals:
+            kept.append(statement)
+        elif left:
+            kept.append(statement | {"Principal": _principal(left)})
+    taken = {str(statement.get("Sid")) for statement in statements(policy)}
+    kept += [_statement(_free_sid(sid, taken), sid, roles) for sid, roles in new.items()]
+    return (policy or {"Version": "2012-10-17"}) | {"Statement": kept}
 
 
 def _ours(statement: Statement) -> tuple[str, list[str]] | None:

@@ -6,11 +6,9 @@ from enum import StrEnum, auto
 from fnmatch import fnmatchcase
 
 from handler.policy.denials import Denial, applies_to, covers, denials, denials_details
+from handler.policy.document import Policy, Statement, statements, strings
 from handler.policy.grants import PULL, REQUIRED_PULL_ACTIONS, Grant
 from handler.policy.plan import foreign
-from handler.policy.document import InvalidPolicy, Policy, Statement, parse, statements, strings
-from handler.ecr.registry import Registry, RegistryError
-from handler.settings import Settings
 
 # No repository name holds this character, so only a wildcard matches it.
 _ANY_NAMES = ("\x00" * 2, "\x00" * 256)
@@ -62,19 +60,6 @@ class RegistryPolicy:
             "note": self.note,
         }
         return {key: value for key, value in details.items() if value}
-
-
-def read(registry: Registry, settings: Settings, repository_arn_prefix: str) -> RegistryPolicy:
-    """Read and evaluate the registry's policy. The result only advises, so every error is a note."""
-    try:
-        policy = parse(registry.get_registry_policy())
-        return evaluate(policy, settings.grants(), repository_arn_prefix)
-    except (RegistryError, InvalidPolicy) as error:
-        return RegistryPolicy(Status.UNKNOWN, note=str(error))
-    except Exception as error:  # noqa: BLE001 - not even a bug here stops the sweep
-        return RegistryPolicy(
-            Status.UNKNOWN, note=f"unexpected {type(error).__name__}, a bug of this function"
-        )
 
 
 def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_prefix: str) -> RegistryPolicy:

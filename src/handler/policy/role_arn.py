@@ -1,4 +1,4 @@
-"""The ARN of an IAM role: its form, and what people enter instead. Pure."""
+"""The ARN of an IAM role: its form, and what people enter instead."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Repository names, the globs that select them, and the scope. Pure."""
+"""Repository names, the globs that select them, and the scope."""
 
 import re
 from collections.abc import Iterable
@@ -15,6 +15,9 @@ _GLOB = re.compile(r"(?:[a-z0-9._/*?-]|\[!?[a-z0-9._/-]+\])+")
 _INVALID_PATH = re.compile(r"/.*|.*//.*|.*/")
 _ADDRESS = ".dkr.ecr."
 _WILDCARDS = frozenset("*?[")
+# The repositories that stacks of this project check roles with: outside every scope, also another stack's.
+# Otherwise, the checks of one stack would be drift to another.
+ROLE_CHECK_PREFIX = "ecr-allow-pull-role-check/"
 
 
 class InvalidPattern(ValueError):
@@ -53,7 +56,11 @@ class Scope:
 
     def __contains__(self, name: str) -> bool:
         """Return whether the repository of this name is in scope."""
-        return matches_any(name, self.included) and not matches_any(name, self.excluded)
+        return (
+            not name.startswith(ROLE_CHECK_PREFIX)
+            and matches_any(name, self.included)
+            and not matches_any(name, self.excluded)
+        )
 
 
 def is_glob(pattern: str) -> bool:

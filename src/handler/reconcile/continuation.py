@@ -1,4 +1,4 @@
-"""The continuation: the rest of a sweep goes to a new invocation of the function."""
+"""The continuation: a new invocation of the function continues a sweep."""
 
 import json
 
@@ -6,22 +6,23 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from handler.ecr.retry import CONNECT_TIMEOUT, READ_TIMEOUT
 from handler.events.request import Request
-from handler.ecr.timeouts import CONNECT_TIMEOUT, CONTINUATION_ATTEMPTS, READ_TIMEOUT
 
+ATTEMPTS = 2
 _CONFIG = Config(
     connect_timeout=CONNECT_TIMEOUT,
     read_timeout=READ_TIMEOUT,
-    retries={"total_max_attempts": CONTINUATION_ATTEMPTS},
+    retries={"total_max_attempts": ATTEMPTS},
 )
 
 
 class ContinuationFailed(Exception):
-    """The rest of a sweep could not be passed to a new invocation."""
+    """A sweep could not continue in a new invocation."""
 
 
-def continue_in_new_invocation(remaining: Request, function_name: str, correlation_id: str) -> None:
-    """Invoke the function asynchronously with what remains of a sweep.
+def continue_in_new_invocation(continuation: Request, function_name: str, correlation_id: str) -> None:
+    """Invoke the function asynchronously with the continuation of a sweep.
 
     The log lines of all invocations of a sweep have the same correlation id.
 
@@ -34,7 +35,7 @@ def continue_in_new_invocation(remaining: Request, function_name: str, correlati
         boto3.client("lambda", config=_CONFIG).invoke(
             FunctionName=function_name,
             InvocationType="Event",
-            Payload=json.dumps(remaining.payload(correlation_id)),
+            Payload=json.dumps(continuation.payload(correlation_id)),
         )
     except (BotoCoreError, ClientError) as error:
         raise ContinuationFailed(f"the sweep could not continue in a new invocation: {error}") from None

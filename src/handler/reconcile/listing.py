@@ -3,9 +3,10 @@
 from dataclasses import replace
 from functools import partial
 
-from handler.ecr.registry import Registry, RegistryError, Throttled, Unavailable
-from handler.events.request import Checkpoint
+from handler.ecr.errors import RegistryError, Throttled, Unavailable
+from handler.ecr.registry import Registry
 from handler.ecr.retry import Deadline, retry_with_backoff
+from handler.events.request import Continuation
 from handler.policy.scope import Scope, is_glob, matches_any
 
 _MAX_RELISTINGS = 3
@@ -16,21 +17,21 @@ class Listing:
 
     Attributes:
         globs: the globs that are still to be listed; none once the last page is listed.
-        checkpoint: where the listing continues, and which globs matched nothing so far.
+        continuation: where the listing continues, and which globs matched nothing so far.
     """
 
     def __init__(
         self,
         patterns: tuple[str, ...],
-        checkpoint: Checkpoint,
+        continuation: Continuation,
         scope: Scope,
         registry: Registry,
         deadline: Deadline,
     ) -> None:
         """Prepare the listing for the globs among these patterns; the others are names."""
         self.globs = tuple(filter(is_glob, patterns))
-        self.checkpoint = checkpoint
-        self._inherited_token = checkpoint.token
+        self.continuation = continuation
+        self._inherited_token = continuation.token
         self._named = frozenset(patterns)
         self._scope = scope
         self._registry = registry
@@ -47,10 +48,10 @@ class Listing:
         in_scope = [name for name in names if name in self._scope]
         unmatched = tuple(
             glob
-            for glob in self.checkpoint.unmatched
+            for glob in self.continuation.unmatched
             if not any(matches_any(name, [glob]) for name in in_scope)
         )
-        self.checkpoint = replace(self.checkpoint, token=token, unmatched=unmatched)
+        self.continuation = replace(self.continuation, token=token, unmatched=unmatched)
         matching = [name for name in in_scope if matches_any(name, self.globs) and name not in self._named]
         if token is None:
             self.globs = ()
@@ -58,21 +59,21 @@ class Listing:
 
     def _list(self) -> tuple[list[str], str | None]:
         try:
-            return self._call(self.checkpoint.token)
+            return self._call(self.continuation.token)
         except Unavailable:
             raise
         except RegistryError:
             if not self._may_list_again():
                 raise
-        self.checkpoint = replace(self.checkpoint, relistings=self.checkpoint.relistings + 1)
+        self.continuation = replace(self.continuation, relistings=self.continuation.relistings + 1)
         return self._call(None)
 
     def _may_list_again(self) -> bool:
         # How long a token stays valid is not documented. One of the previous invocation may have expired. A
         # new listing costs one more read for each repository that is done.
-        token = self.checkpoint.token
+        token = self.continuation.token
         is_inherited = token is not None and token == self._inherited_token
-        return is_inherited and self.checkpoint.relistings < _MAX_RELISTINGS
+        return is_inherited and self.continuation.relistings < _MAX_RELISTINGS
 
     def _call(self, token: str | None) -> tuple[list[str], str | None]:
         page = partial(self._registry.list_repositories, token)

@@ -1,110 +1,168 @@
 """The reconciler: brings one repository to the desired state."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
 
-from handler.policy.denials import denials
-from handler.policy.grants import Entry, roles_of
-from handler.telemetry import logger
-from handler.policy.document import InvalidPolicy
-from handler.reconcile.policy_writer import PolicyWriter, SweepContext
-from handler.ecr.registry import RegistryError, RepositoryNotFound
-from handler.reconcile.rejections import proved_missing, rejection_reason
+from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
+from handler.ecr.registry import Registry
+from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
+from handler.policy.denials import denials, rejection_hint
+from handler.policy.document import InvalidPolicy, Policy, parse, render
+from handler.policy.grants import Grantee, grantees, principals
+from handler.policy.plan import Plan, grantees_of, plan
 from handler.reconcile.result import Outcome, Result
-from handler.ecr.retry import DeadlineExceeded
-from handler.reconcile.role_granter import RoleGranter
+from handler.reconcile.role_check import RoleCheck, RoleCheckFailed
+from handler.settings import Settings
+from handler.telemetry import logger
 
 
-def reconcile(name: str, context: SweepContext) -> Result:
-    """Attach every grant of the repository, as far as ECR accepts its roles. A failure is a result.
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the reconciliations of a sweep share.
 
-    ECR rejects a whole policy for one principal that does not exist, and does not say which. Then the roles
-    are granted one by one.
+    Attributes:
+        settings: the desired state.
+        registry: where the repositories are.
+        role_check: says which roles are missing; None only in a dry run without a stack.
+        deadline: no further attempt starts after it.
+        dry_run: write nothing.
+        may_be_new: a repository that ECR does not find may appear within seconds.
     """
+
+    settings: Settings
+    registry: Registry
+    role_check: RoleCheck | None
+    deadline: Deadline
+    dry_run: bool = False
+    may_be_new: bool = False
+
+
+def reconcile(name: str, context: Context) -> Result:
+    """Attach every grant of the repository, except for roles that do not exist. A failure is a result."""
+    if name not in context.settings.scope:
+        return Result(name, Outcome.OUT_OF_SCOPE)
     try:
-        return _Reconciliation(name, context).reconcile()
+        return _Reconciliation(name, context).run()
+    except RepositoryNotFound:
+        return Result(name, Outcome.GONE)
     except Exception as error:  # noqa: BLE001 - not even a bug in one reconciliation stops the others
         # The error's own text may hold parts of a policy.
         kind = type(error).__name__
         frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
         logger.error("internal error", extra={"repository": name, "error": kind, "at": frames})
-        return Result(
-            name, Outcome.FAILED, reason=f"unexpected {kind}, a bug of this function; the log says where"
-        )
+        bug = f"unexpected {kind}, a bug of this function; the log says where"
+        return Result(name, Outcome.FAILED, error=bug)
 
 
 class _Reconciliation:
-    """The reconciliation of one repository."""
+    """The reconciliation of one repository.
 
-    def __init__(self, name: str, context: SweepContext) -> None:
+    ECR has no conditional write. So a write follows directly on its read, and every attempt starts with a
+    new read: what others wrote before that read stays.
+    """
+
+    def __init__(self, name: str, context: Context) -> None:
         self._name = name
-        self._grants = context.settings.grants(name)
-        self._remove_unlisted = context.settings.remove_unlisted_roles
-        self._knowledge = context.knowledge
-        self._outcome_of_change = Outcome.WOULD_ATTACH if context.dry_run else Outcome.ATTACHED
-        self._writer = PolicyWriter(name, self._grants, context)
-        self._granter = RoleGranter(self._writer, self._grants, context)
+        self._context = context
+        self._grants = context.settings.grants_for(name)
+        self._missing = context.role_check.known_missing() if context.role_check else frozenset[str]()
+        self._policy: Policy | None = None  # as last read or written
+        self._plan: Plan | None = None
+        # What our writes have changed, or may have changed where the response was lost.
+        self._added = self._removed = frozenset[Grantee]()
 
-    def reconcile(self) -> Result:
+    def run(self) -> Result:
         """Attach the grants; return the result, also if that failed."""
         try:
-            return self._reconcile()
+            self._plan_only() if self._context.dry_run else self._attach()
         except RepositoryNotFound:
-            return Result(self._name, Outcome.GONE)
+            raise
         except DeadlineExceeded as error:
-            return self._result(Outcome.INTERRUPTED, reason=f"no attempt succeeded in time: {error}")
-        except (RegistryError, InvalidPolicy) as error:
-            return self._result(Outcome.FAILED, reason=str(error))
+            return self._result(Outcome.INTERRUPTED, f"no attempt succeeded in time: {error}")
+        except (RegistryError, RoleCheckFailed, InvalidPolicy) as error:
+            return self._result(Outcome.FAILED, str(error))
+        return self._result()
 
-    def _reconcile(self) -> Result:
-        """Attach the grants; return the result.
+    def _attach(self) -> None:
+        """Read the policy, plan the desired one and write that; if ECR rejects it, without missing roles."""
+        try:
+            self._retry(self._read_plan_write)
+        except PolicyRejected as error:
+            if not (self._plan and self._needs_missing_roles(self._plan)):
+                raise PolicyRejected(f"{error}. {rejection_hint(self._policy)}") from None
+            self._retry(self._read_plan_write)
 
-        Raises:
-            InvalidPolicy: the policy cannot be parsed, and is not rewritten.
-            RepositoryNotFound: there is no such repository.
-            RegistryError: ECR refused a call, or rejects the policy whatever the roles are.
-            DeadlineExceeded: the deadline passed.
-        """
-        rejections = self._granter.grant()
-        missing = proved_missing(rejections, self._writer.accepted_contents) - self._knowledge.existing
-        self._knowledge.record_missing(missing)
-        lacking = roles_of([grant.missing_from(self._writer.granted) for grant in self._grants])
-        refused = [role for role in lacking if role in missing | self._granter.skipped]
-        unexplained = [role for role in lacking if role not in refused]
-        lost = [role for role in unexplained if role not in rejections]
-        unproved = {role: rejections[role] for role in unexplained if role in rejections}
-        reasons = []
-        if lost:
-            reasons.append(f"another caller removed the grant of {', '.join(lost)} meanwhile")
-        if unproved:
-            reasons.append(rejection_reason(self._writer.current, unproved, self._knowledge.existing))
-        if reasons:
-            return self._result(Outcome.FAILED, refused, ". ".join(reasons))
-        if self._writer.added or self._writer.removed:
-            return self._result(self._outcome_of_change, refused)
-        return self._result(Outcome.FAILED if refused else Outcome.UNCHANGED, refused)
+    def _plan_only(self) -> None:
+        planned = self._retry(self._read_and_plan)
+        if self._needs_missing_roles(planned):
+            planned = self._make_plan()
+        self._record(planned)
 
-    def _result(self, outcome: Outcome, refused: Sequence[str] = (), reason: str = "") -> Result:
-        """Return the result, with what was changed so far."""
-        unlisted = self._writer.entries.difference(*(grant.entries() for grant in self._grants))
+    def _result(self, outcome: Outcome | None = None, error: str = "") -> Result:
+        """Return the result: with this outcome, or else with that of the policy as it is now."""
+        present, wanted = grantees_of(self._policy), grantees(self._grants)
+        lacking = [each for each in wanted if each not in present] if self._plan else []
+        added, removed = self._added & present, self._removed - present
+        if outcome is None:
+            error = self._plan.length_error if self._plan else ""
+            if lacking or error:
+                outcome = Outcome.INCOMPLETE if present & set(wanted) else Outcome.FAILED
+            elif not (added or removed):
+                outcome = Outcome.UNCHANGED
+            else:
+                outcome = Outcome.WOULD_ATTACH if self._context.dry_run else Outcome.ATTACHED
         return Result(
             self._name,
             outcome,
-            added=self._writer.added,
-            removed=self._writer.removed,
-            refused=tuple(refused),
-            denied_by=denials(self._writer.current, self._grants),
-            reason=reason,
-            unlisted=unlisted,
-            not_removed=self._not_removed(unlisted, refused),
+            added=added,
+            removed=removed,
+            missing_roles=tuple(role for role in principals(lacking) if role in self._missing),
+            denied_by=denials(self._policy, self._grants),
+            error=error,
+            unlisted=present.difference(wanted),
+            not_removed=self._plan.not_removed if self._plan else (),
         )
 
-    def _not_removed(self, unlisted: Iterable[Entry], refused: Sequence[str]) -> tuple[str, ...]:
-        """Return the Sids that keep unlisted entries because no accepted role could take their place."""
-        kept = {entry.sid for entry in unlisted} if self._remove_unlisted else set()
-        return tuple(
-            grant.sid
-            for grant in self._grants
-            if grant.sid in kept and refused and set(grant.roles) <= set(refused)
+    def _retry[T](self, attempt: Callable[[], T]) -> T:
+        may_appear = (RepositoryNotFound,) if self._context.may_be_new else ()
+        return retry_with_backoff(
+            attempt, self._context.deadline, retryable=(Unavailable, *may_appear), throttles=(Throttled,)
         )
+
+    def _read_and_plan(self) -> Plan:
+        self._policy = parse(self._context.registry.get_policy(self._name))
+        return self._make_plan()
+
+    def _make_plan(self) -> Plan:
+        remove_unlisted = self._context.settings.remove_unlisted_roles
+        self._plan = plan(self._policy, self._grants, missing=self._missing, remove_unlisted=remove_unlisted)
+        return self._plan
+
+    def _read_plan_write(self) -> None:
+        planned = self._read_and_plan()
+        if planned.policy is None or planned.policy is self._policy:
+            return
+        try:
+            self._context.registry.set_policy(self._name, render(planned.policy))
+        except Unavailable as error:
+            if not isinstance(error, Throttled):  # the response was lost; the write may have been applied
+                self._added |= planned.added
+                self._removed |= planned.removed
+            raise
+        self._record(planned)
+
+    def _record(self, planned: Plan) -> None:
+        self._added |= planned.added
+        self._removed |= planned.removed
+        self._policy = planned.policy
+
+    def _needs_missing_roles(self, planned: Plan) -> bool:
+        """Ask which of the roles that a plan adds, or has no space for, are missing; return whether any is."""
+        if self._context.role_check is None:
+            return False
+        roles = principals(sorted(planned.added.union(planned.unfit)))
+        missing = self._context.role_check.missing(roles, self._context.deadline)
+        self._missing |= missing
+        return bool(missing)

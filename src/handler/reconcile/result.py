@@ -1,28 +1,29 @@
-"""The result of reconciling one repository, and its severity. Pure."""
+"""The result of reconciling one repository."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum, auto
+from enum import StrEnum, auto
 
 from handler.policy.denials import Denial, denials_details
-from handler.policy.grants import Entry
+from handler.policy.grants import Grantee, by_grant
+from handler.policy.plan import is_deleted
 
-WHY_REFUSED = (
-    "it does not exist, or was created less than a minute ago. Create it, or take it out of WorkerRoleArns "
-    "or DescribeRoleArns"
+WHY_MISSING = (
+    "it does not exist, or was created less than a minute ago, or its account has not enabled this region. "
+    "Create it, or take it out of WorkerRoleArns or DescribeRoleArns"
 )
 
 
 class Outcome(StrEnum):
     """The outcome of reconciling one repository."""
 
-    ATTACHED = "attached"
-    UNCHANGED = "unchanged"
-    WOULD_ATTACH = "would_attach"
-    OUT_OF_SCOPE = "out_of_scope"
-    GONE = "gone"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
+    ATTACHED = auto()
+    UNCHANGED = auto()
+    WOULD_ATTACH = auto()
+    INCOMPLETE = auto()  # some roles have their grants, and others lack them
+    OUT_OF_SCOPE = auto()
+    GONE = auto()
+    FAILED = auto()
+    INTERRUPTED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +33,42 @@ class Result:
     Attributes:
         repository: its name.
         outcome: the outcome.
-        added: the entries that our statements gained.
-        removed: the entries that our statements lost.
-        refused: the roles that it lacks because they do not exist.
+        added: the grantees that our statements gained.
+        removed: the grantees that our statements lost.
+        missing_roles: the roles that lack a grant because they do not exist.
         denied_by: the foreign statements that deny the grants.
-        reason: why it failed.
-        unlisted: the entries of our statements that no grant lists.
-        not_removed: the Sids whose unlisted entries were to be removed and stayed, because every role of the
-            grant is refused.
+        error: what else went wrong.
+        unlisted: the grantees of our statements that no grant lists.
+        not_removed: the Sids whose unlisted grantees were to be removed and stayed, because every role of the
+            grant is missing.
     """
 
     repository: str
     outcome: Outcome
-    added: frozenset[Entry] = frozenset()
-    removed: frozenset[Entry] = frozenset()
-    refused: tuple[str, ...] = ()
+    added: frozenset[Grantee] = frozenset()
+    removed: frozenset[Grantee] = frozenset()
+    missing_roles: tuple[str, ...] = ()
     denied_by: tuple[Denial, ...] = ()
-    reason: str = ""
-    unlisted: frozenset[Entry] = frozenset()
+    error: str = ""
+    unlisted: frozenset[Grantee] = frozenset()
     not_removed: tuple[str, ...] = ()
 
     @property
     def lacks_grant(self) -> bool:
         """Whether a role lacks a grant."""
-        return self.outcome is Outcome.FAILED or bool(self.refused)
+        return self.outcome in {Outcome.FAILED, Outcome.INCOMPLETE}
+
+    @property
+    def recreated(self) -> tuple[str, ...]:
+        """The roles that took the place of a deleted role's id: most likely, they were recreated."""
+        sids = {sid for sid, name in self.removed if is_deleted(name) and name.startswith("AROA")}
+        return tuple(sorted({each.principal for each in self.added if each.sid in sids}))
+
+    @property
+    def reason(self) -> str:
+        """Why a role lacks a grant, or why the repository was interrupted."""
+        missing = f"missing: {', '.join(self.missing_roles)}: {WHY_MISSING}" if self.missing_roles else ""
+        return ". ".join(filter(None, (self.error, missing)))
 
     def details(self) -> dict[str, object]:
         """Return the fields that are not empty, for the log and the report."""
@@ -64,46 +77,11 @@ class Result:
             "outcome": self.outcome.value,
             "added": by_grant(self.added),
             "removed": by_grant(self.removed),
-            "refused": list(self.refused),
+            "recreated": list(self.recreated),
+            "missing_roles": list(self.missing_roles),
             **denials_details(self.denied_by),
             "unlisted": by_grant(self.unlisted),
             "not_removed": list(self.not_removed),
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}
-
-
-def by_grant(entries: Iterable[Entry]) -> dict[str, list[str]]:
-    """Return the principals of the entries by the Sid of their grant, in order."""
-    grouped: dict[str, list[str]] = {}
-    for entry in sorted(entries):
-        grouped.setdefault(entry.sid, []).append(entry.principal)
-    return grouped
-
-
-class Severity(IntEnum):
-    """The order in which the response lists results."""
-
-    FAILED = auto()
-    ROLE_REFUSED = auto()
-    DENIED = auto()
-    CHANGED = auto()
-    UNLISTED = auto()
-    SKIPPED = auto()
-    UNCHANGED = auto()
-
-    @classmethod
-    def of(cls, result: Result) -> "Severity":
-        """Return the severity of a result."""
-        if result.outcome is Outcome.FAILED and result.reason:
-            return cls.FAILED
-        if result.refused:
-            return cls.ROLE_REFUSED
-        if result.denied_by:
-            return cls.DENIED
-        match result.outcome:
-            case Outcome.UNCHANGED:
-                return cls.UNLISTED if result.unlisted else cls.UNCHANGED
-            case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
-                return cls.CHANGED
-        return cls.SKIPPED

@@ -4,18 +4,25 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
+from functools import partial
 
-from handler.reconcile.listing import Listing
-from handler.reconcile.policy_writer import SweepContext
-from handler.reconcile.reconciler import reconcile
-from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError
-from handler.events.request import MAX_FAILED_NAMES, Checkpoint, Request
-from handler.reconcile.result import Outcome, Result
-from handler.ecr.retry import Deadline, DeadlineExceeded
+from handler.ecr.errors import RegistryError
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.ecr.retry import CALL_TIMEOUT, Deadline, DeadlineExceeded
+from handler.events.request import MAX_FAILED_NAMES, Continuation, Request
+from handler.policy.document import InvalidPolicy, parse
+from handler.policy.registry_policy import RegistryPolicy, Status, evaluate
 from handler.policy.scope import is_glob
+from handler.reconcile import continuation as next_invocation
+from handler.reconcile.listing import Listing
+from handler.reconcile.reconciler import Context, reconcile
+from handler.reconcile.result import Outcome, Result
+from handler.reconcile.role_check import RoleCheck
 from handler.settings import Settings
-from handler.ecr.timeouts import RESERVE
 
+# In the worst case, a read and its write start at the deadline, and then the call of the continuation with its
+# retries. The rest is for the rate limiter, backoff, name resolution and the report.
+RESERVE = (2 + next_invocation.ATTEMPTS) * CALL_TIMEOUT + 38  # seconds
 _MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
 
 
@@ -28,29 +35,36 @@ class Sweep:
 
     Attributes:
         dry_run: whether nothing is written.
-        remaining: after `run`, the request for what there was no time for, if any.
+        continuation: after `run`, the request for what there was no time for, if any.
         unmatched: after `run`, the globs that matched no repository in scope.
     """
 
     def __init__(
-        self, request: Request, settings: Settings, registry: Registry, time_left: Callable[[], float]
+        self,
+        request: Request,
+        settings: Settings,
+        registry: Registry,
+        role_check: RoleCheck | None,
+        time_left: Callable[[], float],
     ) -> None:
         """Prepare the sweep; `time_left` returns the seconds until the invocation ends."""
         self.dry_run = request.dry_run or settings.plan_mode
-        self.remaining: Request | None = None
+        self.continuation: Request | None = None
         self.unmatched: tuple[str, ...] = ()
         self._request = request
         self._deadline = Deadline(time_left, min(RESERVE, _MAX_RESERVE_SHARE * time_left()))
-        self._context = SweepContext(settings, registry, self._deadline, self.dry_run, request.may_be_new)
+        self._context = Context(
+            settings, registry, role_check, self._deadline, self.dry_run, request.may_be_new
+        )
         globs = tuple(filter(is_glob, request.repositories))
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
         imported = settings.pull_through_cache.included if "*" in globs else ()
-        checkpoint = request.checkpoint or Checkpoint(unmatched=tuple(dict.fromkeys((*globs, *imported))))
+        before = request.continuation or Continuation(unmatched=tuple(dict.fromkeys((*globs, *imported))))
         # What is reconciled by its name is not listed too.
-        patterns = (*request.repositories, *checkpoint.failed)
-        self._listing = Listing(patterns, checkpoint, settings.scope, registry, self._deadline)
+        patterns = (*request.repositories, *before.failed)
+        self._listing = Listing(patterns, before, settings.scope, registry, self._deadline)
         self._waiting = deque(pattern for pattern in request.repositories if not is_glob(pattern))
-        self._to_retry = deque(checkpoint.failed)
+        self._to_retry = deque(before.failed)
         self._made_progress = False
         self._last_error = ""
 
@@ -69,7 +83,9 @@ class Sweep:
         is_single = len(self._waiting) == 1 and not self._listing.globs and not self._to_retry
         concurrency = 1 if is_single else MAX_CONCURRENCY
         try:
-            for result in _run_concurrently(self._reconcile, self._names(), concurrency):
+            for result in _run_concurrently(
+                partial(reconcile, context=self._context), self._names(), concurrency
+            ):
                 if result.outcome is Outcome.INTERRUPTED:
                     self._last_error = result.reason
                     interrupted.append(result)
@@ -83,12 +99,14 @@ class Sweep:
             raise
         if self._has_more():
             yield from interrupted
-            self.remaining = self._continuation_request([*failed, *(each.repository for each in interrupted)])
+            self.continuation = self._continuation_request(
+                [*failed, *(each.repository for each in interrupted)]
+            )
             return
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
         for name in self._to_retry:
-            yield Result(name, Outcome.FAILED, reason="it failed before, and there was no time to retry it")
-        self.unmatched = self._listing.checkpoint.unmatched
+            yield Result(name, Outcome.FAILED, error="it failed before, and there was no time to retry it")
+        self.unmatched = self._listing.continuation.unmatched
 
     def _has_more(self) -> bool:
         return bool(self._waiting or self._listing.globs)
@@ -111,26 +129,36 @@ class Sweep:
         while names and not self._deadline.passed():
             yield names.popleft()
 
-    def _reconcile(self, name: str) -> Result:
-        if name not in self._context.settings.scope:
-            return Result(name, Outcome.OUT_OF_SCOPE)
-        return reconcile(name, self._context)
-
     def _continuation_request(self, failed: list[str]) -> Request:
         if not self._made_progress:
             raise OutOfTime(
                 f"the time ended before a single repository was reconciled, with {len(failed)} tried and "
                 f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
             )
-        before = self._listing.checkpoint
+        before = self._listing.continuation
         names = tuple(dict.fromkeys((*before.failed, *failed)))
-        checkpoint = replace(
+        continuation = replace(
             before,
             failed=names[:MAX_FAILED_NAMES],
             failed_more=before.failed_more + len(names[MAX_FAILED_NAMES:]),
         )
-        remaining = (*self._waiting, *self._listing.globs)
-        return replace(self._request, repositories=remaining, checkpoint=checkpoint)
+        patterns = (*self._waiting, *self._listing.globs)
+        return replace(self._request, repositories=patterns, continuation=continuation)
+
+
+def read_registry_policy(
+    registry: Registry, settings: Settings, repository_arn_prefix: str
+) -> RegistryPolicy:
+    """Read and evaluate the registry's policy. The result only advises, so every error is a note."""
+    try:
+        policy = parse(registry.get_registry_policy())
+        return evaluate(policy, settings.all_grants(), repository_arn_prefix)
+    except (RegistryError, InvalidPolicy) as error:
+        return RegistryPolicy(Status.UNKNOWN, note=str(error))
+    except Exception as error:  # noqa: BLE001 - not even a bug here stops the sweep
+        return RegistryPolicy(
+            Status.UNKNOWN, note=f"unexpected {type(error).__name__}, a bug of this function"
+        )
 
 
 def _run_concurrently[T](call: Callable[[str], T], names: Iterable[str], concurrency: int) -> Iterator[T]:

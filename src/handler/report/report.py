@@ -1,19 +1,24 @@
-"""The report: what one invocation did, as it is logged and returned."""
+"""The report: what one invocation did, as it is logged, counted and returned."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from handler.telemetry import emit_metrics, logger
+from handler.events.request import Ignored, Request
+from handler.policy.denials import Denial
+from handler.policy.grants import Grantee, by_grant
 from handler.policy.registry_policy import RegistryPolicy
-from handler.events.request import Request
-from handler.reconcile.result import WHY_REFUSED, Outcome, Result, Severity
-from handler.report.result_log import ResultLog, log_denials
-from handler.report.totals import MAX_DETAILS, Totals
+from handler.reconcile.result import WHY_MISSING, Outcome, Result
+from handler.report.totals import MAX_DETAILS, Severity, Totals
+from handler.telemetry import emit_metrics, logger
 
 # The response and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
 _MAX_DETAILS_SIZE = 200_000  # characters
 _MAX_NAMED = 10
+# An unlisted principal is logged for at most so many repositories, and all in at most so many lines.
+_MAX_UNLISTED_REPOSITORIES = 100
+_MAX_UNLISTED_LINES = 1_000
 
 
 class RepositoriesFailed(Exception):
@@ -21,54 +26,62 @@ class RepositoriesFailed(Exception):
 
 
 class Report:
-    """The results of one invocation: the totals of all, the details of some.
-
-    Attributes:
-        unmatched: the patterns that matched no repository in scope.
-        continued: whether a new invocation continues the sweep. It also takes over the failures.
-    """
+    """The results of one invocation: the totals of all, the details of some."""
 
     def __init__(self, request: Request, *, dry_run: bool) -> None:
         """Start the report on a request; in a `dry_run` nothing is written."""
-        self.unmatched: tuple[str, ...] = ()
-        self.continued = False
         self._request = request
         self._dry_run = dry_run
         self._totals = Totals()
-        self._unnamed_failures = request.checkpoint.failed_more if request.checkpoint else 0
-        self._drift_corrected = 0
+        self._unmatched: Sequence[str] = ()
+        self._continued = False
+        self._unnamed_failures = request.continuation.failed_more if request.continuation else 0
+        self._attached = self._drift_corrected = 0
         self._seconds_to_grant: dict[str, float] = {}
         self._registry_policy: RegistryPolicy | None = None
-        self._result_log = ResultLog(drift=request.after_policy_change)
+        self._logged_missing: set[str] = set()
+        self._logged_unlisted = Counter[Grantee]()
+        self._unlisted_lines = 0
 
     def add_registry_policy(self, policy: RegistryPolicy) -> None:
         """Add what the registry policy means for the grants. Its denials count as those of one repository."""
         self._registry_policy = policy
         self._totals.add_denials(policy.denied_by)
         if policy.denied_by:
-            log_denials(policy.denied_by, policy.details())
+            _log_denials(policy.denied_by, policy.details())
 
     def add(self, result: Result) -> None:
         """Count a result, and log what it says."""
         self._totals.add(result)
-        self._result_log.add(result)
-        attached = result.outcome is Outcome.ATTACHED and bool(result.added)
-        self._drift_corrected += attached and self._request.after_policy_change
-        if attached and self._request.created_at and not result.refused:
+        attached = bool(result.added) and not self._dry_run
+        drift = attached and (self._request.after_policy_change or bool(result.recreated))
+        self._attached += attached
+        self._drift_corrected += drift
+        if attached and self._request.created_at and not result.lacks_grant:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
+        self._log(result, drift=drift)
+
+    def end(self, unmatched: Sequence[str], *, continued: bool) -> None:
+        """Add how the sweep ended.
+
+        Args:
+            unmatched: the patterns that matched no repository in scope.
+            continued: whether a new invocation continues the sweep. It also takes over the failures.
+        """
+        self._unmatched, self._continued = unmatched, continued
 
     def publish(self) -> dict[str, object]:
         """Log the totals, write the metrics, and return the response."""
         totals = self._totals
         counts = {
-            "Attached": totals.outcomes[Outcome.ATTACHED],
+            "Attached": self._attached,
             "Unchanged": totals.outcomes[Outcome.UNCHANGED],
             "DriftCorrected": self._drift_corrected,
-            # A new invocation that continues the sweep retries the failures, and counts what remains.
-            "Failed": 0 if self.continued else totals.failed + self._unnamed_failures,
-            "RolesRefused": len(totals.refused),
-            "UnlistedPrincipals": totals.unlisted_entries,
+            # A new invocation that continues the sweep retries the failures, and counts them then.
+            "Failed": 0 if self._continued else totals.failed + self._unnamed_failures,
+            "MissingRoles": len(totals.missing_roles),
+            "UnlistedPrincipals": totals.unlisted_grantees,
             "PullsDenied": totals.pulls_denied,
             "PullsDeniedConditionally": totals.pulls_denied_conditionally,
         }
@@ -91,10 +104,8 @@ class Report:
             "truncated": len(details) < sum(totals.severities[severity] for severity in listed),
         }
         optional = {
-            "refused_roles": [
-                {"role": role, "missing_in": count, "reason": WHY_REFUSED}
-                for role, count in sorted(totals.refused.items())
-            ],
+            "missing_roles": _roles(totals.missing_roles, reason=WHY_MISSING),
+            "recreated": _roles(totals.recreated),
             "not_removed": [
                 {"grant": sid, "repositories": count, "reason": _why_not_removed(count)}
                 for sid, count in sorted(totals.not_removed.items())
@@ -102,9 +113,8 @@ class Report:
             "denied": totals.denied,
             "unlisted": totals.unlisted,
             "registry_policy": self._registry_policy and self._registry_policy.details(),
-            "unmatched": list(self.unmatched[:MAX_DETAILS]),
-            "handed_over": self.continued,
-            "ignored": self._request.ignored,
+            "unmatched": list(self._unmatched[:MAX_DETAILS]),
+            "continued": self._continued,
         }
         return response | {key: value for key, value in optional.items() if value}
 
@@ -114,14 +124,56 @@ class Report:
         Raises:
             RepositoriesFailed: names the repositories and the reasons.
         """
-        if (self._totals.failed or self._unnamed_failures) and not self.continued:
+        if (self._totals.failed or self._unnamed_failures) and not self._continued:
             raise RepositoriesFailed(". ".join(_failures(self._totals, self._unnamed_failures)))
+
+    def _log(self, result: Result, *, drift: bool) -> None:
+        for role in result.missing_roles:
+            if role not in self._logged_missing:
+                self._logged_missing.add(role)
+                logger.error("role missing", extra={"role": role, "reason": WHY_MISSING})
+        if result.denied_by:
+            _log_denials(result.denied_by, result.details())
+        self._log_unlisted(result)
+        if drift:
+            logger.warning("drift corrected", extra=result.details())
+        if result.lacks_grant:
+            logger.error("reconcile failed", extra=result.details())
+        elif result.outcome is Outcome.INTERRUPTED:
+            logger.warning("interrupted", extra=result.details())
+        elif result.outcome is not Outcome.UNCHANGED and not drift:
+            logger.info("reconciled", extra=result.details())
+
+    def _log_unlisted(self, result: Result) -> None:
+        if self._unlisted_lines == _MAX_UNLISTED_LINES:
+            return
+        if any(self._logged_unlisted[each] < _MAX_UNLISTED_REPOSITORIES for each in result.unlisted):
+            self._logged_unlisted.update(result.unlisted)
+            self._unlisted_lines += 1
+            details = {"repository": result.repository, "unlisted": by_grant(result.unlisted)}
+            logger.warning("unlisted principals", extra=details)
+
+
+def report_ignored(ignored: Ignored) -> dict[str, object]:
+    """Log that an event asks for nothing, and return the response."""
+    response: dict[str, object] = {"checked": 0, "ignored": ignored.reason}
+    logger.info("report", extra=response)
+    return response
+
+
+def _log_denials(denials: Sequence[Denial], details: Mapping[str, object]) -> None:
+    refuses_pull = any(denial.refuses_pull for denial in denials)
+    logger.warning("pull denied" if refuses_pull else "grant denied", extra=details)
+
+
+def _roles(counts: Mapping[str, int], **details: str) -> list[dict[str, object]]:
+    return [{"role": role, "repositories": count, **details} for role, count in sorted(counts.items())]
 
 
 def _failures(totals: Totals, unnamed: int) -> list[str]:
     failures = [
-        f"ECR refused the role {role} for {count} of {totals.checked} repositories: {WHY_REFUSED}"
-        for role, count in sorted(totals.refused.items())
+        f"The role {role} is missing in {count} of {totals.checked} repositories: {WHY_MISSING}"
+        for role, count in sorted(totals.missing_roles.items())
     ]
     failures += [
         f"{sid}: {_why_not_removed(count)}. Unlisted principals keep the access that RemoveUnlistedRoles "
@@ -130,7 +182,7 @@ def _failures(totals: Totals, unnamed: int) -> list[str]:
     ]
     if count := totals.severities[Severity.FAILED]:
         named = totals.results(Severity.FAILED)[:_MAX_NAMED]
-        reasons = "; ".join(f"{result.repository}: {result.reason}" for result in named)
+        reasons = "; ".join(f"{result.repository}: {result.error}" for result in named)
         more = f"; and {count - len(named)} more, named in the log" if count > len(named) else ""
         failures.append(f"{count} of {totals.checked} repositories failed: {reasons}{more}")
     if unnamed:

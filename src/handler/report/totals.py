@@ -1,14 +1,41 @@
-"""The totals of one invocation: the counts of all results, and some of the results themselves. Pure."""
+"""The totals of one invocation: the counts of all results, and some of the results themselves."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum, auto
 
 from handler.policy.denials import Denial
-from handler.reconcile.result import Outcome, Result, Severity
+from handler.reconcile.result import Outcome, Result
 
 # Results that are kept of each severity: memory does not grow with the number of repositories.
 MAX_DETAILS = 100
+
+
+class Severity(IntEnum):
+    """The order in which the response lists results."""
+
+    FAILED = auto()
+    ROLE_MISSING = auto()
+    DENIED = auto()
+    CHANGED = auto()
+    UNLISTED = auto()
+    SKIPPED = auto()
+    UNCHANGED = auto()
+
+    @classmethod
+    def of(cls, result: Result) -> "Severity":
+        """Return the severity of a result."""
+        if result.lacks_grant:
+            return cls.FAILED if result.error else cls.ROLE_MISSING
+        if result.denied_by:
+            return cls.DENIED
+        match result.outcome:
+            case Outcome.UNCHANGED:
+                return cls.UNLISTED if result.unlisted else cls.UNCHANGED
+            case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
+                return cls.CHANGED
+        return cls.SKIPPED
 
 
 @dataclass(slots=True)
@@ -18,10 +45,11 @@ class Totals:
     Attributes:
         outcomes: the repositories with each outcome.
         severities: the repositories with each severity.
-        refused: the repositories that lack a grant for each role that ECR refused.
+        missing_roles: the repositories that lack a grant for each missing role.
+        recreated: the repositories in which each role took the place of a deleted role's id.
         not_removed: for each Sid, the repositories that keep unlisted principals.
         unlisted: the repositories with unlisted principals.
-        unlisted_entries: the unlisted principals in all of them.
+        unlisted_grantees: the unlisted principals in all of them.
         denied: the repositories whose policy denies a grant.
         pulls_denied: the policies that always deny the pull, the registry's included.
         pulls_denied_conditionally: those that deny the pull only under a condition.
@@ -29,10 +57,11 @@ class Totals:
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     severities: Counter[Severity] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
+    missing_roles: Counter[str] = field(default_factory=Counter)
+    recreated: Counter[str] = field(default_factory=Counter)
     not_removed: Counter[str] = field(default_factory=Counter)
     unlisted: int = 0
-    unlisted_entries: int = 0
+    unlisted_grantees: int = 0
     denied: int = 0
     pulls_denied: int = 0
     pulls_denied_conditionally: int = 0
@@ -46,17 +75,18 @@ class Totals:
     @property
     def failed(self) -> int:
         """The repositories that lack a grant."""
-        return self.severities[Severity.FAILED] + self.severities[Severity.ROLE_REFUSED]
+        return self.severities[Severity.FAILED] + self.severities[Severity.ROLE_MISSING]
 
     def add(self, result: Result) -> None:
         """Count a result, and keep it unless there are many of its severity."""
         severity = Severity.of(result)
         self.outcomes[result.outcome] += 1
         self.severities[severity] += 1
-        self.refused.update(result.refused)
+        self.missing_roles.update(result.missing_roles)
+        self.recreated.update(result.recreated)
         self.not_removed.update(result.not_removed)
         self.unlisted += bool(result.unlisted)
-        self.unlisted_entries += len(result.unlisted)
+        self.unlisted_grantees += len(result.unlisted)
         self.denied += bool(result.denied_by)
         self.add_denials(result.denied_by)
         if len(self._results[severity]) < MAX_DETAILS:

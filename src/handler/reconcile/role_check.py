@@ -1,0 +1,101 @@
+"""The role check: asks ECR whether roles exist, by a policy with one role in the stack's own repository.
+
+ECR rejects a whole policy for one principal that does not exist, and does not say which principal. In a
+repository of which nobody needs the policy, a policy with one role alone gives the answer for that role.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
+from handler.ecr.registry import Registry
+from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
+from handler.policy.document import render
+from handler.policy.grants import PULL, Grant
+from handler.policy.plan import plan
+from handler.settings import Settings
+
+# Less than Lambda's first retry, after a minute: a retry sees a role that was created meanwhile.
+_ANSWER_HOLDS = 45.0  # seconds
+
+
+class RoleCheckFailed(Exception):
+    """ECR did not say whether a role exists; the message says why, and how to restore the repository."""
+
+
+class RoleCheck:
+    """Asks ECR whether roles exist. The answers hold for 45 seconds. Threads share them."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        account_principal: str,
+        clock: Callable[[], float] = time.time,  # a monotonic clock may stop while Lambda freezes the process
+    ) -> None:
+        """Use the settings' repository; the account's principal is one that exists."""
+        self._registry = registry
+        self._repository = settings.role_check_repository
+        self._roles = frozenset(settings.roles)
+        self._account_principal = account_principal
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answers: dict[str, tuple[float, bool | RoleCheckFailed]] = {}
+
+    def known_missing(self) -> frozenset[str]:
+        """Return the configured roles that do not exist, as far as answers hold. Makes no call."""
+        return frozenset(role for role in self._roles if self._answer(role) is False)
+
+    def missing(self, roles: Iterable[str], deadline: Deadline) -> frozenset[str]:
+        """Return those of the configured roles that do not exist. Asks about each without an answer that holds.
+
+        Raises:
+            RoleCheckFailed: ECR refused a call for another reason, or accepts no policy at all.
+            DeadlineExceeded: the deadline passed.
+        """
+        missing = frozenset(role for role in roles if not self._exists(role, deadline))
+        # If all are missing, the repository may be the cause: then ECR rejects a principal that exists too.
+        if (
+            missing
+            and self._roles <= self.known_missing()
+            and not self._exists(self._account_principal, deadline)
+        ):
+            raise RoleCheckFailed(
+                f"ECR accepts no policy in the role check's repository {self._repository}, so no role is known "
+                "to be missing: check the repository, and service control policies for ecr:SetRepositoryPolicy"
+            )
+        return missing
+
+    def _exists(self, principal: str, deadline: Deadline) -> bool:
+        with self._lock:  # threads that ask about the same role at the same time cause one call
+            answer = self._answer(principal)
+            if answer is None:
+                if deadline.passed():
+                    raise DeadlineExceeded(f"there was no time to check whether {principal} exists")
+                answer = self._ask(principal, deadline)
+                self._answers[principal] = self._clock(), answer
+        if isinstance(answer, RoleCheckFailed):
+            raise answer.with_traceback(None)
+        return answer
+
+    def _answer(self, principal: str) -> bool | RoleCheckFailed | None:
+        asked_at, answer = self._answers.get(principal, (0.0, None))
+        return answer if self._clock() - asked_at < _ANSWER_HOLDS else None
+
+    def _ask(self, principal: str, deadline: Deadline) -> bool | RoleCheckFailed:
+        policy = plan(None, [Grant(PULL, (principal,))]).policy
+        check = partial(self._registry.check_policy, self._repository, render(policy or {}))
+        try:
+            retry_with_backoff(check, deadline, retryable=(Unavailable,), throttles=(Throttled,))
+        except PolicyRejected:
+            return False
+        except RepositoryNotFound as error:
+            return RoleCheckFailed(
+                f"the role check failed: {error}. Restore its repository: aws ecr create-repository "
+                f"--repository-name {self._repository}"
+            )
+        except RegistryError as error:
+            return RoleCheckFailed(f"the role check failed: {error}")
+        return True
