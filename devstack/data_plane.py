@@ -57,9 +57,20 @@ def create_roles(aws: LocalAws) -> Roles:
     return Roles(create_role(aws), create_operator_proxy_role(aws))
 
 
-def _create_role(aws: LocalAws, name: str, actions: list[str]) -> ECRClient:
+def create_role_alone(aws: LocalAws, name: str) -> str:
+    """Create a role without an identity policy, and return its ARN."""
     trust = {"Effect": "Allow", "Principal": {"AWS": DATA_PLANE_ACCOUNT}, "Action": "sts:AssumeRole"}
-    arn = aws.iam(_OWNER).create_role(RoleName=name, AssumeRolePolicyDocument=_document(trust))["Role"]["Arn"]
+    created = aws.iam(_OWNER).create_role(RoleName=name, AssumeRolePolicyDocument=_document(trust))
+    return created["Role"]["Arn"]
+
+
+def delete_role_alone(aws: LocalAws, name: str) -> None:
+    """Delete a role that has no identity policy."""
+    aws.iam(_OWNER).delete_role(RoleName=name)
+
+
+def _create_role(aws: LocalAws, name: str, actions: list[str]) -> ECRClient:
+    arn = create_role_alone(aws, name)
     _put_identity_policy(aws, name, actions)
     session = aws.sts(_OWNER).assume_role(RoleArn=arn, RoleSessionName="node")["Credentials"]
     return aws.ecr(Credentials(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"]))

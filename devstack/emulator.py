@@ -6,6 +6,7 @@ Runs in its own virtual environment. The patches:
 - ECR sends an event to EventBridge for each pushed image.
 - `registryId` selects another account's registry. A cross-account call needs permission in both the
   caller's identity policy and the repository's policy.
+- ECR rejects a repository policy that names a role or a user that does not exist.
 - `aws:SecureTransport` is true for every call.
 - `lambda:SourceFunctionArn` is present in calls from the code of a function.
 - CloudFormation accepts saved queries (AWS::Logs::QueryDefinition) and ignores them.
@@ -18,12 +19,13 @@ Runs in its own virtual environment. The patches:
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +33,7 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
-from ministack.services import ecr, eventbridge, lambda_svc, sts
+from ministack.services import ecr, eventbridge, iam, lambda_svc, sts
 from ministack.services.cloudformation import provisioners, stacks
 
 type Headers = Mapping[str, str]
@@ -40,6 +42,7 @@ type Response = tuple[int, dict[str, str], bytes]
 
 _READ_PREFIXES = ("BatchCheck", "BatchGet", "Describe", "Get", "List")
 _OK = 200
+_ROLE_OR_USER = re.compile(r"arn:aws:iam::(?P<account>\d{12}):(?P<kind>role|user)/(?:.*/)?(?P<name>[^/]+)")
 _PULL_THROUGH_PREFIX = "docker-hub/"
 REGISTRY_POLICY_OPERATIONS = ("GetRegistryPolicy", "PutRegistryPolicy", "DeleteRegistryPolicy")
 _registry_policies: dict[str, str] = {}
@@ -63,7 +66,10 @@ async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query
     if operation in REGISTRY_POLICY_OPERATIONS:
         return serve_registry_policy(operation, request)
     with request_scope(request.get("registryId", get_account_id()), get_region()):
-        status, response_headers, response = await _original_serve_ecr(method, path, headers, body, query)
+        if operation == "SetRepositoryPolicy" and not all(map(exists, principals(request["policyText"]))):
+            status, response_headers, response = principal_not_found()
+        else:
+            status, response_headers, response = await _original_serve_ecr(method, path, headers, body, query)
         if not operation.startswith(_READ_PREFIXES):
             if operation == "CreateRepository" and request["repositoryName"].startswith(_PULL_THROUGH_PREFIX):
                 event = "AWS Service Event via CloudTrail", service_event(request["repositoryName"])
@@ -79,6 +85,31 @@ async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query
         if operation == "PutImage" and status == _OK:
             publish_event("ECR Image Action", image_pushed(request, json.loads(response)))
     return status, response_headers, response
+
+
+def principals(policy: str) -> Iterator[str]:
+    """Yield the AWS principals of a policy."""
+    for statement in json.loads(policy)["Statement"]:
+        element = statement.get("Principal", statement.get("NotPrincipal"))
+        named = element.get("AWS", []) if isinstance(element, dict) else []
+        yield from [named] if isinstance(named, str) else named
+
+
+def exists(principal: str) -> bool:
+    """Return whether a principal exists, as far as it is a role or a user."""
+    match = _ROLE_OR_USER.fullmatch(principal)
+    if match is None:
+        return True
+    with request_scope(match["account"], get_region()):
+        known = iam._roles if match["kind"] == "role" else iam._users
+        return bool(known.get(match["name"], {}).get("Arn") == principal)
+
+
+def principal_not_found() -> Response:
+    """Return ECR's error for a policy that names a principal that does not exist."""
+    constraint = "Invalid parameter at 'PolicyText' failed to satisfy constraint: 'Principal not found'"
+    error = {"__type": "InvalidParameterException", "message": constraint}
+    return 400, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(error).encode()
 
 
 def serve_registry_policy(operation: str, request: Mapping[str, str]) -> Response:

@@ -23,7 +23,7 @@ from devstack import data_plane
 from devstack.activity import Activity
 from devstack.aws import ACCOUNT, LocalAwsError, local_aws
 from devstack.docker_bridge import reachable_from_containers
-from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, prepare, steps
+from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, SECOND_ROLE_NAME, prepare, steps
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -74,6 +74,8 @@ def run(port: int) -> None:
         with console.status("sam build"):
             aws.build()
         with console.status("sam deploy"):
+            for name in (data_plane.ROLE_NAME, SECOND_ROLE_NAME):
+                data_plane.create_role_alone(aws, name)
             outputs = aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN, "Architecture": ARCHITECTURE})
         prepare(aws)
         activity = Activity(aws, outputs["FunctionName"])

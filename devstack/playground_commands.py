@@ -11,7 +11,7 @@ from samtranslator.yaml_helper import yaml_parse
 
 from devstack import docker_bridge
 from devstack.aws import ACCOUNT, REGION, REGISTRY_OWNER, STACK
-from devstack.data_plane import ROLE_ARN
+from devstack.data_plane import ROLE_ARN, ROLE_NAME
 from devstack.host import PROJECT
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ARCHITECTURE = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_6
 # The account of the saved events, and of functions in `sam local invoke`. The stack is not deployed in it.
 SAM_LOCAL_ACCOUNT = "012345678912"
 _REPOSITORY = "team/app"
-_SECOND_ROLE = f"{ROLE_ARN}-gpu"
+SECOND_ROLE_NAME = f"{ROLE_NAME}-gpu"
 _CREATE = f"aws ecr create-repository --repository-name {_REPOSITORY}"
 _GET_POLICY = (
     f"aws ecr get-repository-policy --repository-name {_REPOSITORY} --query policyText --output text"
@@ -80,7 +80,7 @@ def steps(aws: LocalAws, *, docker: bool) -> list[Step]:
     set_policy = f"aws ecr set-repository-policy --repository-name {_REPOSITORY} --policy-text {foreign}"
     deploy = (
         f"sam deploy --template-file {template} --no-confirm-changeset "
-        f"--parameter-overrides WorkerRoleArns={ROLE_ARN},{_SECOND_ROLE}"
+        f"--parameter-overrides WorkerRoleArns={ROLE_ARN},{ROLE_ARN}-gpu"
     )
     planned = [
         Step("Prepare the terminal:", _environment(aws)),

@@ -81,7 +81,7 @@ def running(
 def ecr() -> Iterator[FakeEcr]:
     with FakeEcr().serving() as ecr:
         ecr.create_role(ROLE)
-        ecr.create_repository("team/app", "ml/train")
+        ecr.create_repository("team/app", "ml/train", REQUIRED["ROLE_CHECK_REPOSITORY"])
         yield ecr
 
 

@@ -76,7 +76,7 @@ def test_sweep_near_its_timeout_continues_in_new_invocations_until_done(stack: S
         for name in names:
             stack.wait_for_statements(name, ALLOW_PULL)
 
-    assert first["handed_over"] is True
+    assert first["continued"] is True
     assert 0 < first["checked"] < len(names)
 
 
@@ -99,7 +99,7 @@ class TestSettings:
             assert stack.statements("planned/app") == []
 
     def test_unlisted_role_is_removed_only_with_remove_unlisted_roles(self, stack: Stack) -> None:
-        unlisted = "arn:aws:iam::222222222222:role/unionai-acme-retired"
+        unlisted = data_plane.create_role_alone(stack.aws, "unionai-acme-retired")
         with stack.only_rules():
             stack.create_repository(
                 "removed/app", ALLOW_PULL | {"Principal": {"AWS": [unlisted, data_plane.ROLE_ARN]}}
@@ -113,6 +113,21 @@ class TestSettings:
             {"repository": "removed/app", "outcome": "attached", "removed": {"AllowPull": [unlisted]}}
         ]
         assert stack.statements("removed/app") == [ALLOW_PULL]
+
+    def test_missing_role_is_named_on_the_first_event_and_granted_once_it_exists(self, stack: Stack) -> None:
+        missing = f"arn:aws:iam::{data_plane.DATA_PLANE_ACCOUNT}:role/created-later"
+        both_roles = f"{data_plane.ROLE_ARN},{missing}"
+        with stack.environment(WORKER_ROLE_ARNS=both_roles):
+            since = time.time()
+            stack.create_repository("missing/app")
+            stack.wait_until(lambda: missing in [line.get("role") for line in stack.log_lines(since)])
+            assert stack.statements("missing/app") == [ALLOW_PULL]
+
+        data_plane.create_role_alone(stack.aws, "created-later")
+        with stack.environment(WORKER_ROLE_ARNS=both_roles):  # a new process, which asks again
+            report = stack.invoke({"repositories": ["missing/app"]})
+
+        assert report["repositories"][0]["added"] == {"AllowPull": [missing]}
 
     def test_invalid_parameter_fails_the_deployment(self, stack: Stack) -> None:
         with pytest.raises(LocalAwsError, match="Mode"):

@@ -96,7 +96,7 @@ def test_own_write_does_not_invoke_the_function(stack: Stack) -> None:
 def test_two_stacks_converge_on_the_same_repository(
     stack: Stack,
 ) -> None:
-    other_role = f"{data_plane.ROLE_ARN}-of-another-stack"
+    other_role = data_plane.create_role_alone(stack.aws, f"{data_plane.ROLE_NAME}-of-another-stack")
     roles = {data_plane.ROLE_ARN, other_role}
     stack.aws.deploy({"WorkerRoleArns": other_role}, stack="second")
 
