@@ -171,6 +171,7 @@ class Bench:
             REPOSITORIES="*",
             MODE="enforce",
             ROLE_NAME="ecr-allow-pull",
+            ROLE_CHECK_REPOSITORY="ecr-allow-pull-role-check/bench",
         )
 
 

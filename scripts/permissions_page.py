@@ -16,7 +16,8 @@ _REASONS = {
     (
         "FunctionCodePolicy",
         "ecr:SetRepositoryPolicy",
-    ): "Reconciling a repository writes its policy if the grant is missing.",
+    ): "Reconciling a repository writes its policy if the grant is missing. The role check writes "
+    "policies to the stack's own repository.",
     (
         "FunctionCodePolicy",
         "ecr:GetRegistryPolicy",

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.text import Text
 
-from handler.policy import registry_policy
-from handler.telemetry import logger
-from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError, Throttled, Unavailable
-from handler.events.request import Request
-from handler.reconcile.result import Outcome
+from handler.ecr.errors import RegistryError
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
 from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
-from handler.policy.scope import matches_any
+from handler.events.request import Request
+from handler.policy.scope import ROLE_CHECK_PREFIX, matches_any
+from handler.reconcile.result import Outcome
+from handler.reconcile.sweep import OutOfTime, Sweep, read_registry_policy
 from handler.settings import InvalidSetting, Settings
-from handler.reconcile.sweep import OutOfTime, Sweep
+from handler.telemetry import logger
 from scripts.plan_client import connect
 from scripts.plan_errors import PlanError, explain, explain_reason, is_denied
 from scripts.plan_result import Plan
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 NOTHING_TO_DO, ERROR, CHANGES, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 _UNSUCCESSFUL = (Outcome.FAILED, Outcome.INTERRUPTED)
+# A plan writes nothing: it has no writes of its own to recognize, and checks no role.
+WITHOUT_STACK = {"MODE": "plan", "ROLE_NAME": "plan", "ROLE_CHECK_REPOSITORY": f"{ROLE_CHECK_PREFIX}plan"}
 _SETTINGS = (
     "WORKER_ROLE_ARNS",
     "REPOSITORIES",
@@ -109,13 +111,14 @@ def make_plan(settings: Settings, client: ECRClient, stop: Stop) -> Plan:
         if arn:
             prefix = arn.partition("/")[0] + "/"
             plan.account = arn.split(":")[4]
-            plan.registry_policy = registry_policy.read(registry, settings, prefix)
+            plan.registry_policy = read_registry_policy(registry, settings, prefix)
         names = _list(registry, progress, stop)
         in_scope = tuple(name for name in names if name in settings.scope)
         plan.listed, plan.in_scope = len(names), len(in_scope)
         plan.unmatched = _unmatched(settings, names)
         progress.start_reading(len(in_scope))
-        sweep = Sweep(Request(in_scope, dry_run=True), settings, registry, stop.time_left)
+        # Without a stack there is no repository in which to check whether the roles exist.
+        sweep = Sweep(Request(in_scope, dry_run=True), settings, registry, None, stop.time_left)
         try:
             for result in sweep.run():
                 # What fails after the stop was not given the time to succeed.
@@ -157,7 +160,7 @@ def _list(registry: Registry, progress: PlanProgress, stop: Stop) -> list[str]:
     try:
         while not stop.requested:
             page = partial(registry.list_repositories, token)
-            listed, token = retry_with_backoff(page, deadline, (Unavailable,), (Throttled,))
+            listed, token = retry_with_backoff(page, deadline)
             names += listed
             progress.listed(len(names))
             if token is None:
@@ -189,9 +192,7 @@ def _exit_code(plan: Plan, stop: Stop) -> int:
 
 def _settings(environment: Mapping[str, str]) -> Settings:
     given = {name: value for name in _SETTINGS if (value := environment.get(name))}
-    # A plan writes nothing, so no role's writes have to be recognized.
-    fixed = {"MODE": "plan", "ROLE_NAME": "plan"}
-    return Settings.from_environment({"WORKER_ROLE_ARNS": "", "REPOSITORIES": "*"} | given | fixed)
+    return Settings.from_environment({"WORKER_ROLE_ARNS": "", "REPOSITORIES": "*"} | given | WITHOUT_STACK)
 
 
 def _connect(options: argparse.Namespace) -> ECRClient:

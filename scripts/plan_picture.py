@@ -11,7 +11,7 @@ from devstack.fake_ecr import READ, EcrError, FakeEcr
 from devstack.host import PROJECT
 from devstack.picture import WIDTH, svg
 from handler.settings import Settings
-from scripts.plan import Stop, make_plan
+from scripts.plan import WITHOUT_STACK, Stop, make_plan
 from scripts.plan_client import refuse_other_calls
 from scripts.plan_view import show
 
@@ -65,9 +65,7 @@ def _plan(ecr: FakeEcr) -> Plan:
     client = ecr.client()
     refuse_other_calls(client)
     return make_plan(
-        Settings.from_environment(
-            {"WORKER_ROLE_ARNS": _ROLE, "REPOSITORIES": "*", "MODE": "plan", "ROLE_NAME": "plan"}
-        ),
+        Settings.from_environment({"WORKER_ROLE_ARNS": _ROLE, "REPOSITORIES": "*"} | WITHOUT_STACK),
         client,
         Stop(),
     )

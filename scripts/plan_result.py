@@ -62,8 +62,8 @@ class Plan:
 
     @property
     def to_change(self) -> list[Result]:
-        """The repositories whose policy would change."""
-        return self._of(Outcome.WOULD_ATTACH)
+        """The repositories whose policy would change, also where that is not all that the grants need."""
+        return _by_name(one for one in self.results if one.added or one.removed)
 
     @property
     def gone(self) -> list[Result]:
@@ -72,13 +72,13 @@ class Plan:
 
     @property
     def failed(self) -> list[Result]:
-        """The repositories whose policy cannot be read, or does not take the grant."""
-        return self._of(Outcome.FAILED)
+        """The repositories whose policy cannot be read, or does not take every grant."""
+        return self._of(Outcome.FAILED, Outcome.INCOMPLETE)
 
     @property
     def denied(self) -> list[Result]:
         """The repositories with a foreign statement that denies a role its grant."""
-        return sorted((one for one in self.results if one.denied_by), key=lambda one: one.repository)
+        return _by_name(one for one in self.results if one.denied_by)
 
     def to_json(self) -> dict[str, object]:
         """Return the plan for machines: all repositories but those that need no change."""
@@ -102,14 +102,14 @@ class Plan:
             "failed": [one.details() for one in self.failed],
         }
 
-    def _of(self, outcome: Outcome) -> list[Result]:
-        return sorted((one for one in self.results if one.outcome is outcome), key=lambda one: one.repository)
+    def _of(self, *outcomes: Outcome) -> list[Result]:
+        return _by_name(one for one in self.results if one.outcome in outcomes)
 
 
 def changes(result: Result) -> tuple[Change, ...]:
     """Return what a repository's grants would gain and lose."""
-    gained = (Change("+", *entry) for entry in sorted(result.added))
-    lost = (Change("-", *entry) for entry in sorted(result.removed))
+    gained = (Change("+", *grantee) for grantee in sorted(result.added))
+    lost = (Change("-", *grantee) for grantee in sorted(result.removed))
     return (*gained, *lost)
 
 
@@ -126,6 +126,10 @@ def by_denial(results: Iterable[Result]) -> dict[Denial, list[str]]:
 def by_reason(results: Iterable[Result]) -> dict[str, list[str]]:
     """Group repositories by the reason of their failure, the largest group first."""
     return _grouped((one.reason.replace(one.repository, "…"), one.repository) for one in results)
+
+
+def _by_name(results: Iterable[Result]) -> list[Result]:
+    return sorted(results, key=lambda one: one.repository)
 
 
 def _grouped[K](pairs: Iterable[tuple[K, str]]) -> dict[K, list[str]]:

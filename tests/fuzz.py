@@ -6,21 +6,26 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["handler", "json"]):
-    from handler.policy.grants import PULL, Entry
-    from handler.policy.plan import entries_of, foreign
-    from handler.policy.document import parse
-    from handler.reconcile.policy_writer import SweepContext
-    from handler.reconcile.reconciler import reconcile
-    from handler.events.request import InvalidEvent
-    from handler.reconcile.result import Outcome
     from handler.ecr.retry import Deadline
-    from handler.settings import Settings
+    from handler.events.request import InvalidEvent
     from handler.events.triggers import FunctionIdentity
     from handler.events.triggers import parse as parse_event
+    from handler.policy.document import MAX_CHARACTERS, parse
+    from handler.policy.grants import PULL, Grantee
+    from handler.policy.plan import foreign, grantees_of, is_deleted
+    from handler.reconcile.reconciler import Context, reconcile
+    from handler.reconcile.result import Outcome
+    from handler.settings import Settings
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 SETTINGS = Settings.from_environment(
-    {"WORKER_ROLE_ARNS": ROLE, "REPOSITORIES": "*", "MODE": "enforce", "ROLE_NAME": "ecr-allow-pull-Role"}
+    {
+        "WORKER_ROLE_ARNS": ROLE,
+        "REPOSITORIES": "*",
+        "MODE": "enforce",
+        "ROLE_NAME": "ecr-allow-pull-Role",
+        "ROLE_CHECK_REPOSITORY": "ecr-allow-pull-role-check/fuzz",
+    }
 )
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 
@@ -41,16 +46,19 @@ class OneRepositoryRegistry:
         """Store the policy, and assert that only the grant changed."""
         before, after = parse(self.text), parse(text)
         text.encode()
+        assert len(text) <= MAX_CHARACTERS
         assert [one for _, one in foreign(before)] == [one for _, one in foreign(after)]
-        assert entries_of(after) >= entries_of(before) | {Entry(PULL, ROLE)}
+        living = {each for each in grantees_of(before) if not is_deleted(each.principal)}
+        assert grantees_of(after) == living | {Grantee(PULL, ROLE)}
         self.text = text
         self.writes += 1
 
 
 def reconcile_policy(text: str) -> None:
-    """An invalid policy is never written, and a valid policy gets the grant in one write."""
+    """An invalid policy is never written, and a valid policy gets the grant in one write, if it fits."""
     registry = OneRepositoryRegistry(text)
-    context = SweepContext(SETTINGS, registry, Deadline(lambda: 900.0, reserve=0))  # type: ignore[arg-type]
+    deadline = Deadline(lambda: 900.0, reserve=0)
+    context = Context(SETTINGS, registry, role_check=None, deadline=deadline)  # type: ignore[arg-type]
     outcomes = [reconcile("app", context).outcome for _ in range(2)]
     if Outcome.FAILED in outcomes:
         assert not registry.writes

@@ -17,7 +17,7 @@ from handler.reconcile.continuation import continue_in_new_invocation
 from handler.reconcile.role_check import RoleCheck
 from handler.reconcile.sweep import Sweep, read_registry_policy
 from handler.report.report import Report, report_ignored
-from handler.settings import InvalidSetting, Settings
+from handler.settings import InvalidSetting, Mode, Settings
 from handler.telemetry import log_invalid_input, logger
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[s
     request = parse(event, function)
     if isinstance(request, Ignored):
         return report_ignored(request)
-    role_check = _role_check(settings, function.account_principal)
+    role_check = _role_check(settings, function.account)
     sweep = Sweep(
         request, settings, registry, role_check, lambda: context.get_remaining_time_in_millis() / 1000
     )
     report = Report(request, dry_run=sweep.dry_run)
     try:
-        if request.with_registry_policy:
+        if request.with_registry_policy and settings.mode is not Mode.REMOVE:
             policy = read_registry_policy(registry, settings, function.repository_arn_prefix)
             report.add_registry_policy(policy)
         for result in sweep.run():
@@ -86,8 +86,8 @@ def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[s
 
 
 @cache  # once per process: its answers outlast an invocation
-def _role_check(settings: Settings, account_principal: str) -> RoleCheck:
-    return RoleCheck(registry, settings, account_principal)
+def _role_check(settings: Settings, account: str) -> RoleCheck:
+    return RoleCheck(registry, settings, account)
 
 
 def function_identity(context: LambdaContext, role_name: str) -> FunctionIdentity:

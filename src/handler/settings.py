@@ -3,19 +3,29 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 from handler.policy.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
 from handler.policy.role_arn import EXAMPLE_ROLE, role_arn_error
-from handler.policy.scope import ROLE_CHECK_PREFIX, InvalidPattern, Scope, is_repository_name
+from handler.policy.scope import ROLE_CHECK_PREFIX, InvalidPattern, Scope
 
 _NONE = "none"
 # Errors show values up to this length: two ARNs of roles with a path.
 _MAX_SHOWN = 300  # characters
-_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
+_ROLE_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
+_ROLE_CHECK_REPOSITORY = re.compile(rf"{ROLE_CHECK_PREFIX}[a-z0-9-]{{1,64}}")
 _ALL_VARIABLES = (
     "Set all variables that the template sets: an update of the function's configuration replaces all of them"
 )
+
+
+class Mode(StrEnum):
+    """What the function does with the grants of the repositories in scope."""
+
+    ENFORCE = "enforce"
+    PLAN = "plan"
+    REMOVE = "remove"
 
 
 class InvalidSetting(ValueError):
@@ -36,7 +46,7 @@ class Settings:
         describe_role_arns: the roles that may list images.
         scope: the repositories in scope.
         pull_through_cache: the repositories into which the worker roles may import images.
-        plan_mode: write nothing.
+        mode: attach the grants, only plan, or remove the configured roles.
         remove_unlisted_roles: our statements hold exactly the configured roles.
         role_name: the function's role. It identifies the function's own writes.
         role_check_repository: the repository of the stack itself, in which policies are tried.
@@ -46,15 +56,10 @@ class Settings:
     describe_role_arns: tuple[str, ...]
     scope: Scope
     pull_through_cache: Scope
-    plan_mode: bool
+    mode: Mode
     remove_unlisted_roles: bool
     role_name: str
     role_check_repository: str
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """All configured roles, each once."""
-        return tuple(dict.fromkeys((*self.worker_role_arns, *self.describe_role_arns)))
 
     def grants_for(self, repository: str) -> tuple[Grant, ...]:
         """Return the grants of a repository in scope."""
@@ -63,6 +68,10 @@ class Settings:
     def all_grants(self) -> tuple[Grant, ...]:
         """Return the grants that any repository may have."""
         return self._grants(imports=bool(self.pull_through_cache.included))
+
+    def roles(self) -> frozenset[str]:
+        """Return all configured roles."""
+        return frozenset((*self.worker_role_arns, *self.describe_role_arns))
 
     def _grants(self, *, imports: bool) -> tuple[Grant, ...]:
         return (
@@ -75,21 +84,29 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings from environment variables.
 
-        The worker roles, the scope, the mode and the stack's own names have no default. Otherwise, an update of
-        the function that drops variables would extend the scope to everything, and turn plan mode off.
+        The worker roles, the scope, the mode and the stack's own names have no default. Otherwise, an update
+        of the function that drops variables would extend the scope to everything, and turn plan mode off.
 
         Raises:
             InvalidSetting: a variable is missing or wrong; gives its name, its value and the correction.
         """
+        defaults = {"REMOVE_UNLISTED_ROLES": "false", **environment}
         return cls(
             worker_role_arns=_worker_role_arns(environment),
             describe_role_arns=_roles(environment, "DESCRIBE_ROLE_ARNS"),
             scope=_scope(environment, "REPOSITORIES"),
             pull_through_cache=_pull_through_cache(environment),
-            plan_mode=_choice(environment, "MODE", "enforce", "plan") == "plan",
-            remove_unlisted_roles=_remove_unlisted_roles(environment),
-            role_name=_role_name(environment),
-            role_check_repository=_role_check_repository(environment),
+            mode=Mode(_choice(environment, "MODE", *Mode)),
+            remove_unlisted_roles=_choice(defaults, "REMOVE_UNLISTED_ROLES", "false", "true") == "true",
+            role_name=_matching(
+                environment, "ROLE_NAME", _ROLE_NAME, "use the name of the function's role, without its path"
+            ),
+            role_check_repository=_matching(
+                environment,
+                "ROLE_CHECK_REPOSITORY",
+                _ROLE_CHECK_REPOSITORY,
+                f"use the name of the stack's own repository, {ROLE_CHECK_PREFIX} and the id of the stack",
+            ),
         )
 
 
@@ -100,12 +117,26 @@ def _required(environment: Mapping[str, str], variable: str, hint: str) -> str:
     return value
 
 
+def _matching(environment: Mapping[str, str], variable: str, pattern: re.Pattern[str], hint: str) -> str:
+    value = _required(environment, variable, hint)
+    if not pattern.fullmatch(value):
+        raise InvalidSetting(variable, value, hint)
+    return value
+
+
+def _choice(environment: Mapping[str, str], variable: str, *choices: str) -> str:
+    hint = f"use {' or '.join(f'"{choice}"' for choice in choices)}"
+    value = _required(environment, variable, hint)
+    if (choice := value.strip().lower()) not in choices:
+        raise InvalidSetting(variable, value, hint)
+    return choice
+
+
 def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
     variable = "WORKER_ROLE_ARNS"
     hint = f"list the ARN of at least one worker role, for example {EXAMPLE_ROLE}"
     value = _required(environment, variable, hint)
-    arns = _roles(environment, variable)
-    if not arns:
+    if not (arns := _roles(environment, variable)):
         raise InvalidSetting(variable, value, hint)
     return arns
 
@@ -121,52 +152,19 @@ def _roles(environment: Mapping[str, str], variable: str) -> tuple[str, ...]:
 
 def _pull_through_cache(environment: Mapping[str, str]) -> Scope:
     variable = "PULL_THROUGH_CACHE_REPOSITORIES"
-    if environment.get(variable, _NONE).strip() == _NONE:
-        return Scope(included=())
-    return _scope(environment, variable)
+    is_none = environment.get(variable, _NONE).strip() == _NONE
+    return Scope(included=()) if is_none else _scope(environment, variable)
 
 
 def _scope(environment: Mapping[str, str], variable: str) -> Scope:
     hint = 'list globs, separated by commas, or "*" for all repositories'
     value = _required(environment, variable, hint)
-    patterns = _split_csv(value)
-    if not patterns:
+    if not (patterns := _split_csv(value)):
         raise InvalidSetting(variable, value, hint)
     try:
         return Scope.parse(patterns)
     except InvalidPattern as error:
         raise InvalidSetting(variable, value, str(error)) from None
-
-
-def _choice(environment: Mapping[str, str], variable: str, *choices: str) -> str:
-    hint = f"use {' or '.join(f'"{choice}"' for choice in choices)}"
-    value = _required(environment, variable, hint)
-    if (choice := value.strip().lower()) not in choices:
-        raise InvalidSetting(variable, value, hint)
-    return choice
-
-
-def _remove_unlisted_roles(environment: Mapping[str, str]) -> bool:
-    variable = "REMOVE_UNLISTED_ROLES"
-    return variable in environment and _choice(environment, variable, "false", "true") == "true"
-
-
-def _role_name(environment: Mapping[str, str]) -> str:
-    variable = "ROLE_NAME"
-    hint = "use the name of the function's role, without its path"
-    value = _required(environment, variable, hint)
-    if not _NAME.fullmatch(value):
-        raise InvalidSetting(variable, value, hint)
-    return value
-
-
-def _role_check_repository(environment: Mapping[str, str]) -> str:
-    variable = "ROLE_CHECK_REPOSITORY"
-    hint = f"use the name of the stack's own repository, which starts with {ROLE_CHECK_PREFIX}"
-    value = _required(environment, variable, hint)
-    if not value.startswith(ROLE_CHECK_PREFIX) or not is_repository_name(value):
-        raise InvalidSetting(variable, value, hint)
-    return value
 
 
 def _shortened(value: str) -> str:

@@ -10,8 +10,8 @@ import pytest
 
 from devstack.host import PROJECT
 from handler.policy.denials import denials
-from handler.policy.grants import PULL, Grant
 from handler.policy.document import parse
+from handler.policy.grants import PULL, Grant
 from scripts.permissions_page import permissions
 
 SAMPLES = PROJECT / "samples"

@@ -8,6 +8,7 @@ type Resources = dict[str, dict[str, Any]]
 
 ACCOUNT = "111122223333"
 STACK = "ecr-allow-pull"
+STACK_UUID = "51af3dc0-da77-11e4-872e-1234567db123"
 REGION = "eu-west-1"
 ROLE_ARN = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 _NO_VALUE = object()
@@ -34,7 +35,7 @@ class Evaluator:
             "AWS::NoValue": _NO_VALUE,
             "AWS::Partition": partition,
             "AWS::Region": region,
-            "AWS::StackId": f"arn:{partition}:cloudformation:{region}:{ACCOUNT}:stack/{STACK}/1",
+            "AWS::StackId": f"arn:{partition}:cloudformation:{region}:{ACCOUNT}:stack/{STACK}/{STACK_UUID}",
             "AWS::StackName": STACK,
         }
         unknown = parameters.keys() - template["Parameters"].keys()
@@ -59,12 +60,14 @@ class Evaluator:
                 return self.evaluate(yes if self._condition(condition) else no)
             case {"Fn::Join": [separator, parts]}:
                 return separator.join(self.evaluate(parts))
+            case {"Fn::Select": [index, items]}:
+                return self.evaluate(items)[int(index)]
             case {"Fn::Split": [separator, text]}:
                 return self.evaluate(text).split(separator)
-            case {"Fn::Sub": [text, variables]}:
-                return self._substitute(text, self.evaluate(variables))
-            case {"Fn::Sub": text}:
-                return self._substitute(text, {})
+            case {"Fn::Sub": argument}:
+                return (
+                    self._substitute(*argument) if isinstance(argument, list) else self._substitute(argument)
+                )
             case dict():
                 evaluated = {key: self.evaluate(item) for key, item in value.items()}
                 return {key: item for key, item in evaluated.items() if item is not _NO_VALUE}
@@ -89,8 +92,8 @@ class Evaluator:
                 return any(map(self._is_true, conditions))
         raise AssertionError(f"unknown condition {condition}")
 
-    def _substitute(self, text: str, variables: dict[str, str]) -> str:
-        known = self._values | variables
+    def _substitute(self, text: str, variables: dict[str, Any] | None = None) -> str:
+        known = self._values | self.evaluate(variables or {})
         return re.sub(r"\$\{([\w:.]+)\}", lambda match: str(known.get(match[1], f"<{match[1]}>")), text)
 
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from devstack.fake_ecr import ACCOUNT, REGION, FakeEcr
+from devstack.fake_ecr import ACCOUNT, READ, REGION, WRITE, FakeEcr, normalized
 from handler.ecr.registry import Registry
 from handler.events.request import Request
+from handler.policy.scope import ROLE_CHECK_PREFIX
 from handler.reconcile.result import Result
 from handler.reconcile.role_check import RoleCheck
 from handler.report.report import Report, RepositoriesFailed
@@ -79,9 +80,9 @@ class Function:
         assert invocation.report
         return invocation.report
 
-    def run(self, *repositories: str) -> dict[str, Any]:
+    def run(self, *repositories: str, dry_run: bool = False) -> dict[str, Any]:
         """Run a sweep to its end; return the last response, or raise as the last invocation does."""
-        self.payload = {"repositories": list(repositories or ("*",))}
+        self.payload = {"repositories": list(repositories or ("*",)), "dry_run": dry_run}
         while True:
             invocation = self.invoke(self.payload)
             if invocation.report:
@@ -164,6 +165,59 @@ class Function:
         if settings not in self._role_checks:
             self._role_checks[settings] = RoleCheck(self.registry, settings, account_principal, self.elapsed)
         return self._role_checks[settings]
+
+
+@dataclass
+class WatchedEcr(FakeEcr):
+    """A fake ECR that notes the writes in users' repositories, and which of them are wrong.
+
+    Each caller makes one call at a time.
+
+    Attributes:
+        caller: who makes the calls now.
+        writes: the caller and the repository of each write that was applied.
+        wrong_writes: those that change nothing, or do not directly follow the read of the same repository.
+    """
+
+    caller: str = ""
+    writes: list[tuple[str, str]] = field(default_factory=list)
+    wrong_writes: list[str] = field(default_factory=list)
+    _last_call: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    _last_read: dict[str, Any] = field(default_factory=dict)
+
+    def handle_call(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """Handle a call, and note a write without its read."""
+        name = request.get("repositoryName")
+        last_call = self._last_call.get(self.caller)
+        if operation == WRITE and not _is_for_role_checks(name) and last_call != (READ, name):
+            self.wrong_writes.append(f"{self.caller} wrote {name} after {last_call}")
+        self._last_call[self.caller] = operation, name
+        return super().handle_call(operation, request)
+
+    def note_delay(self) -> None:
+        """Note that the caller waits before its next call."""
+        self._last_call[self.caller] = "a delay", None
+
+    def _execute(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        name = request.get("repositoryName", "")
+        before = self.policies.get(name)
+        response = super()._execute(operation, request)
+        if operation == WRITE and not _is_for_role_checks(name):
+            self.writes.append((self.caller, name))
+            # A stale read, or a write of somebody else between the read and this write, excuses the caller:
+            # ECR has no conditional write. Each write stores a new object.
+            is_current = before is not None and before is self._last_read.get(self.caller)
+            if is_current and normalized(before) == normalized(self.policies[name]):
+                self.wrong_writes.append(f"{self.caller} wrote {name}, which changed nothing: {before}")
+        return response
+
+    def _readable(self, name: str) -> Any:  # noqa: ANN401 - JSON
+        self._last_read[self.caller] = policy = super()._readable(name)
+        return policy
+
+
+def _is_for_role_checks(name: str | None) -> bool:
+    return name is not None and name.startswith(ROLE_CHECK_PREFIX)
 
 
 def cloudtrail_event(

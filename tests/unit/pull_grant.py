@@ -4,27 +4,17 @@ from collections.abc import Sequence
 
 from handler.policy.document import Policy
 from handler.policy.grants import PULL, Grant
-from handler.policy.plan import attach, entries_of
+from handler.policy.plan import grantees_of, plan
 
 
-def attach_pull(
-    policy: Policy | None,
-    roles: Sequence[str],
-    *,
-    remove_unlisted: bool = False,
-    remove_deleted: bool = False,
-) -> Policy:
-    """Plan the policy in which AllowPull names the roles."""
-    attached = attach(
-        policy,
-        [Grant(PULL, tuple(roles))],
-        remove_unlisted={PULL} if remove_unlisted else (),
-        remove_deleted=remove_deleted,
-    )
-    assert attached is not None
-    return attached
+def attach_pull(policy: Policy | None, roles: Sequence[str], *, remove_unlisted: bool = False) -> Policy:
+    """Plan the policy in which AllowPull names the roles, which must fit."""
+    planned = plan(policy, [Grant(PULL, tuple(roles))], remove_unlisted=remove_unlisted)
+    assert planned.policy is not None
+    assert not planned.unfit
+    return planned.policy
 
 
 def pull_roles(policy: Policy | None) -> set[str]:
     """Return the principals of AllowPull."""
-    return {entry.principal for entry in entries_of(policy) if entry.sid == PULL}
+    return {grantee.principal for grantee in grantees_of(policy) if grantee.sid == PULL}

@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import io
 import itertools
 import json
 import logging
@@ -23,18 +22,18 @@ import pytest
 from moto import mock_aws
 
 from handler.events.request import InvalidEvent
-from handler.policy.plan import attach
-from handler.reconcile import planner, reconciler
+from handler.policy.plan import plan
+from handler.reconcile import reconciler
 from handler.reconcile.continuation import ContinuationFailed
 from handler.report.report import RepositoriesFailed
 from handler.settings import InvalidSetting
-from tests.environment import REQUIRED
+from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
 
 if TYPE_CHECKING:
+    from botocore.model import OperationModel
     from mypy_boto3_ecr import ECRClient
 
-# The account of moto, and the account that `sam local` gives to functions. The saved events use the latter.
-ACCOUNT = "123456789012"
+# The account that `sam local` gives to functions. The saved events use it.
 SAM_LOCAL_ACCOUNT = "012345678912"
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
@@ -51,16 +50,23 @@ type SavedEvent = Callable[[str], dict[str, object]]
 
 @dataclass
 class Deployed:
-    """The function, started with some settings, and an ECR client that counts the calls."""
+    """The function, started with some settings, and an ECR client that counts the calls.
+
+    Attributes:
+        calls: the calls of an invocation by operation, without the role checks.
+        role_checks: how often an invocation wrote to the role check's repository.
+    """
 
     app: ModuleType
     ecr: "ECRClient"
     region: str
     calls: Counter[str] = field(default_factory=Counter)
+    role_checks: int = 0
     remaining_milliseconds: Iterator[int] = field(default_factory=lambda: itertools.repeat(900_000))
 
     def invoke(self, event: object, account: str = SAM_LOCAL_ACCOUNT) -> dict[str, Any]:
         self.calls.clear()
+        self.role_checks = 0
         context = SimpleNamespace(
             aws_request_id="11111111-1111-4111-8111-111111111111",
             function_name="ecr-allow-pull",
@@ -71,6 +77,12 @@ class Deployed:
         report: dict[str, Any] = self.app.lambda_handler(event, context)
         json.dumps(report)  # as Lambda does
         return report
+
+    def count(self, params: dict[str, Any], model: "OperationModel", **_: object) -> None:
+        if params.get("repositoryName") == ROLE_CHECK_REPOSITORY:
+            self.role_checks += 1
+        else:
+            self.calls[model.name] += 1
 
     def create(self, *names: str, policy: object = None) -> None:
         for name in names:
@@ -132,26 +144,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         monkeypatch.setenv("AWS_DEFAULT_REGION", region)
         for variable, value in (REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | settings).items():
             monkeypatch.setenv(variable, value)
+        sys.modules.pop("handler.app", None)  # another test may have imported it, with other settings
         deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"), region)
         client = deployed.app.registry._client  # noqa: SLF001 - to count its calls
-        client.meta.events.register("before-call.ecr", lambda model, **_: deployed.calls.update([model.name]))
+        client.meta.events.register("before-parameter-build.ecr", deployed.count)
+        deployed.create(ROLE_CHECK_REPOSITORY)
         return deployed
 
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with mock_aws():
         yield with_settings
     sys.modules.pop("handler.app", None)
-
-
-@pytest.fixture
-def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Read the log lines of the function, as CloudWatch receives them."""
-    logger, stream = logging.getLogger("ecr-allow-pull"), io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logger.handlers[0].formatter)
-    logger.addHandler(handler)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logger.removeHandler(handler)
 
 
 def allow_pull(*roles: str, sid: str = "AllowPull") -> dict[str, object]:
@@ -216,9 +219,11 @@ class TestANewRepository:
 
         function.invoke(saved_event("created-by-api"))
         assert function.calls == {"GetRepositoryPolicy": 1, "SetRepositoryPolicy": 1}
+        assert function.role_checks == 0
 
         report = function.invoke(saved_event("created-by-api"))
         assert function.calls == {"GetRepositoryPolicy": 1}
+        assert function.role_checks == 0
         assert report["outcomes"] == {"unchanged": 1}
 
     def test_deleted_before_the_invocation_is_reported_as_gone(
@@ -260,7 +265,7 @@ class TestAnIgnoredOrInvalidEvent:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({}, "the call failed and created nothing"),
+            ({}, "the call failed and changed nothing"),
             ({"source": "aws.codecommit"}, "not an event that this function acts on"),
         ],
     )
@@ -272,8 +277,7 @@ class TestAnIgnoredOrInvalidEvent:
         report = function.invoke(saved_event("creation-failed") | change)
 
         assert not function.calls
-        assert report["checked"] == 0
-        assert report["ignored"] == reason
+        assert report == {"checked": 0, "ignored": reason}
 
     def test_from_our_own_write_is_ignored(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(ROLE_NAME="the-role")
@@ -284,7 +288,7 @@ class TestAnIgnoredOrInvalidEvent:
 
         report = function.invoke(event | {"detail": detail})
 
-        assert report["ignored"] == "the function's own write"
+        assert report == {"checked": 0, "ignored": "the function's own write"}
         assert not function.calls
 
     def test_from_another_account_is_rejected(self, start: Start, saved_event: SavedEvent) -> None:
@@ -409,6 +413,7 @@ class TestADryRun:
             {"repository": "team/app", "outcome": "would_attach", "added": {"AllowPull": [ROLE]}},
         ]
         assert "SetRepositoryPolicy" not in function.calls
+        assert function.role_checks == 1
         assert function.policy("team/app") is None
 
     def test_is_forced_for_every_event_by_plan_mode(self, start: Start, saved_event: SavedEvent) -> None:
@@ -420,6 +425,19 @@ class TestADryRun:
             assert (report["dry_run"], report["outcomes"]) == (True, {"would_attach": 1})
 
         assert function.policy("team/app") is None
+
+
+class TestTheRoleCheck:
+    def test_keeps_its_answers_between_the_invocations_of_a_process(self, start: Start) -> None:
+        function = start()
+        function.create("team/app")
+        checks: list[int] = []
+
+        for _ in range(2):
+            function.invoke({"repositories": ["team/app"], "dry_run": True})
+            checks.append(function.role_checks)
+
+        assert checks == [1, 0]
 
 
 class TestUnlistedRoles:
@@ -474,13 +492,13 @@ class TestASweepThatRunsOutOfTime:
 
         report = function.invoke({"repositories": ["*"]})
 
-        assert report["handed_over"] is True
+        assert report["continued"] is True
         assert 0 < report["checked"] < 3
         ((path, invocation_type, payload),) = lambda_api.calls
         assert path == "/2015-03-31/functions/ecr-allow-pull/invocations"
         assert invocation_type == "Event"
         function.remaining_milliseconds = itertools.repeat(900_000)
-        assert "handed_over" not in function.invoke(payload)
+        assert "continued" not in function.invoke(payload)
         assert all(function.policy(name) == document(allow_pull(ROLE)) for name in ("a1", "b2", "c3"))
 
     def test_and_its_continuations_share_a_correlation_id(
@@ -505,7 +523,7 @@ class TestASweepThatRunsOutOfTime:
         self, start: Start, logged: Callable[[], list[dict[str, Any]]], value: object
     ) -> None:
         function = start()
-        checkpoint: dict[str, object] = {
+        continuation: dict[str, object] = {
             "token": None,
             "unmatched": [],
             "failed": [],
@@ -513,7 +531,7 @@ class TestASweepThatRunsOutOfTime:
             "relistings": 0,
         }
 
-        function.invoke({"repositories": ["*"], "checkpoint": checkpoint | {"correlation_id": value}})
+        function.invoke({"repositories": ["*"], "continuation": continuation | {"correlation_id": value}})
 
         (report,) = (line for line in logged() if line["message"] == "report")
         assert report["correlation_id"] == "11111111-1111-4111-8111-111111111111"
@@ -531,7 +549,7 @@ class TestASweepThatRunsOutOfTime:
 
         (report,) = (line for line in logged() if line["message"] == "report")
         assert report["outcomes"]["attached"] > 0
-        assert "handed_over" not in report
+        assert "continued" not in report
 
     def test_does_not_count_the_failures_that_the_new_invocation_retries(
         self, start: Start, lambda_api: LambdaApi, capsys: pytest.CaptureFixture[str]
@@ -585,10 +603,10 @@ class TestAFailure:
         function.create("first", "second")
 
         def break_once(*_: object, **__: object) -> None:
-            monkeypatch.setattr(planner, "attach", attach)
+            monkeypatch.setattr(reconciler, "plan", plan)
             raise ZeroDivisionError
 
-        monkeypatch.setattr(planner, "attach", break_once)
+        monkeypatch.setattr(reconciler, "plan", break_once)
 
         with pytest.raises(Exception, match=r"^1 of 2 .*(first|second): unexpected ZeroDivisionError"):
             function.invoke({"repositories": ["first", "second"]})

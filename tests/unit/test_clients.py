@@ -12,11 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from devstack.fake_ecr import FakeEcr
-from handler.ecr.registry import MAX_CONCURRENCY, Registry, Unavailable
-from handler.events.request import MAX_FAILED_NAMES, Checkpoint, Request
+from handler.ecr.errors import Unavailable
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.events.request import MAX_FAILED_NAMES, Continuation, Request
 from handler.reconcile.continuation import ContinuationFailed, continue_in_new_invocation
 from handler.reconcile.sweep import Sweep
-from tests.unit.test_settings import settings
+from tests.unit.function import Function
 
 FASTER = 200
 
@@ -85,6 +86,10 @@ def write() -> None:
     Registry.connect().set_policy("team/app", "{}")
 
 
+def check() -> None:
+    Registry.connect().check_policy("role-check", "{}")
+
+
 def list_repositories() -> None:
     Registry.connect().list_repositories()
 
@@ -96,6 +101,7 @@ def continue_sweep() -> None:
 CALLS = [
     (read, Unavailable, 1),
     (write, Unavailable, 1),
+    (check, Unavailable, 1),
     (list_repositories, Unavailable, 1),
     (continue_sweep, ContinuationFailed, 2),
 ]
@@ -166,17 +172,17 @@ def test_concurrent_calls_keep_their_connections(
 def test_the_largest_continuation_fits_into_an_asynchronous_invocation() -> None:
     """Lambda accepts 1 MB: a page of names, the failed names, and a token."""
     longest_name = "x" * 256
-    checkpoint = Checkpoint(token="x" * 4_000, failed=(longest_name,) * MAX_FAILED_NAMES)
-    request = Request((longest_name,) * 1_000, checkpoint=checkpoint)
+    continuation = Continuation(token="x" * 4_000, failed=(longest_name,) * MAX_FAILED_NAMES)
+    request = Request((longest_name,) * 1_000, continuation=continuation)
 
     assert len(json.dumps(request.payload("0e"))) < 1_000_000
 
 
-def test_the_time_reserved_before_the_timeout_covers_a_read_a_write_and_the_continuation() -> None:
-    registry = Registry(FakeEcr().client())
+def test_the_time_reserved_before_the_timeout_covers_a_role_check_a_write_and_the_continuation() -> None:
+    ecr = FakeEcr()
 
-    sweep = Sweep(Request(("*",)), settings(), registry, lambda: 900.0)
+    sweep = Sweep(Request(("*",)), Function(ecr).configured(), Registry(ecr.client()), None, lambda: 900.0)
 
     reserved = 900 - sweep._deadline.remaining()  # noqa: SLF001 - the promise
-    calls_in_a_row = 1 + 1 + 2  # the read, the write, and the attempts to continue
+    calls_in_a_row = 1 + 1 + 1 + 2  # the last check, the read, the write, and the attempts to continue
     assert calls_in_a_row * (3 + 10) < reserved < 900 / 4

@@ -1,12 +1,12 @@
 """Foreign statements that deny the grant, according to AWS's evaluation rules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import pytest
 from hypothesis import given
 
-from handler.policy.denials import canonical_form, deleted_principals, denials, denials_details
+from handler.policy.denials import deleted_principals, denials, denials_details, rejection_hint
 from handler.policy.document import Policy
 from handler.policy.grants import ACTIONS, PULL, Grant
 from handler.policy.plan import foreign
@@ -179,34 +179,35 @@ def test_ids_of_deleted_principals_are_reported_for_foreign_statements_only() ->
     assert deleted_principals(policy) == [f'statement "No" names AIDAEXAMPLEEXAMPLEEXA, {DELETED_ID}']
 
 
-def test_the_canonical_form_tells_policies_apart_at_every_depth() -> None:
-    def nested(value: object) -> Policy:
-        for _ in range(9):
-            value = {"Condition": value}
-        return {"Statement": [{"Effect": "Allow", "Condition": value}]}
+def test_the_hint_on_a_rejection_names_the_foreign_statement_with_a_deleted_principal() -> None:
+    policy: Policy = {"Statement": [deny(), deny(Sid="Push", Effect="Allow", Principal={"AWS": DELETED_ID})]}
 
-    assert canonical_form(nested({"a": 1, "b": 2})) == canonical_form(nested({"b": 2, "a": 1}))
-    assert canonical_form(nested({"a": 1})) != canonical_form(nested({"a": 2}))
+    hint = rejection_hint(policy)
 
-
-def test_the_canonical_form_ignores_the_order_of_lists_down_to_the_values_of_a_condition() -> None:
-    def with_values(*values: str) -> Policy:
-        condition = {"StringEquals": {"aws:PrincipalTag/team": list(values)}}
-        return {"Statement": [{"Effect": "Deny", "Condition": condition}]}
-
-    assert canonical_form(with_values("a", "b")) == canonical_form(with_values("b", "a"))
-    assert canonical_form(with_values("a", "b")) != canonical_form(with_values("a", "c"))
+    assert f'deleted: statement "Push" names {DELETED_ID}. Ask the owner of the statement' in hint
+    assert '"No"' not in hint
 
 
-@pytest.mark.parametrize("nest", [lambda value: {"deeper": value}, lambda value: [{"deeper": value}]])
-def test_the_canonical_form_exists_for_a_policy_that_is_nested_deeper_than_pythons_stack(
-    nest: Callable[[object], object],
+def test_the_hint_on_a_rejection_names_every_foreign_statement_with_deleted_principals() -> None:
+    unnamed = {
+        key: value
+        for key, value in deny(NotPrincipal={"AWS": "AIDAEXAMPLEEXAMPLEEXA"}).items()
+        if key not in {"Sid", "Principal"}
+    }
+    policy: Policy = {"Statement": [deny(Principal={"AWS": [ROLE, DELETED_ID]}), unnamed]}
+
+    named = f'statement "No" names {DELETED_ID}; statement number 2 names AIDAEXAMPLEEXAMPLEEXA'
+    assert named in rejection_hint(policy)
+
+
+@pytest.mark.parametrize("policy", [None, {"Statement": [deny(Principal={"AWS": [ROLE, ROOT]})]}])
+def test_the_hint_on_a_rejection_without_deleted_principals_says_what_to_look_for(
+    policy: Policy | None,
 ) -> None:
-    value: object = "text"
-    for _ in range(400):
-        value = nest(value)
+    hint = rejection_hint(policy)
 
-    assert canonical_form({"Statement": [{"Condition": value}]})
+    assert hint.startswith("Find the principal in the repository's policy that no longer exists, or the part")
+    assert ROLE not in hint
 
 
 def test_the_details_hold_ten_denials_and_the_number_of_the_others() -> None:

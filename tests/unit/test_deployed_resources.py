@@ -6,7 +6,21 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cloudformation import ACCOUNT, REGION, ROLE_ARN, STACK, Evaluator, Resources, deployed
+from handler.events.request import Request
+from handler.reconcile.result import Outcome
+from handler.report.report import Report
+from handler.settings import Settings
+from tests.environment import REQUIRED
+from tests.unit.cloudformation import (
+    ACCOUNT,
+    REGION,
+    ROLE_ARN,
+    STACK,
+    STACK_UUID,
+    Evaluator,
+    Resources,
+    deployed,
+)
 
 QUEUE = "<DeadLetterQueue.Arn>"
 ON_FAILURE = {"DeadLetterConfig": {"Arn": QUEUE}}
@@ -62,6 +76,7 @@ class TestTheFunction:
                     "MODE": "enforce",
                     "REMOVE_UNLISTED_ROLES": "false",
                     "ROLE_NAME": "<Role>",
+                    "ROLE_CHECK_REPOSITORY": "<RoleCheckRepository>",
                     "POWERTOOLS_SERVICE_NAME": STACK,
                     "POWERTOOLS_LOG_LEVEL": "INFO",
                 }
@@ -102,6 +117,43 @@ class TestTheFunction:
         group = deployed(processed_template, LogRetentionInDays="30")["LogGroup"]
 
         assert group == {"LogGroupName": f"/aws/lambda/{STACK}", "RetentionInDays": "30"}
+
+
+class TestTheRoleCheckRepository:
+    def test_is_named_after_the_id_of_the_stack(self, resources: Resources) -> None:
+        """A name of its own for each stack, which is the same if somebody restores the repository by hand."""
+        repository = dict(resources["RoleCheckRepository"])
+        lifecycle = json.loads(repository.pop("LifecyclePolicy")["LifecyclePolicyText"])
+
+        assert repository == {
+            "RepositoryName": f"ecr-allow-pull-role-check/{STACK_UUID}",
+            "EmptyOnDelete": True,
+            "ImageScanningConfiguration": {"ScanOnPush": True},
+            "ImageTagMutability": "IMMUTABLE",
+        }
+        (rule,) = lifecycle["rules"]
+        assert rule["action"] == {"type": "expire"}
+        assert rule["selection"] == {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 1}
+
+    @pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
+    def test_has_a_name_that_ecr_and_the_function_accept(
+        self, processed_template: dict[str, Any], partition: str
+    ) -> None:
+        name = Evaluator(processed_template, partition=partition).resources()["RoleCheckRepository"][
+            "RepositoryName"
+        ]
+        settings = Settings.from_environment(REQUIRED | {"ROLE_CHECK_REPOSITORY": name})
+
+        assert settings.role_check_repository == name
+        assert name not in settings.scope
+
+    @pytest.mark.parametrize(
+        "parameters", [{"Mode": "plan"}, {"SweepSchedule": "none"}, {"CreationTemplatePrefix": "ROOT"}]
+    )
+    def test_exists_whatever_the_parameters_are(
+        self, processed_template: dict[str, Any], parameters: dict[str, str]
+    ) -> None:
+        assert "RoleCheckRepository" in deployed(processed_template, **parameters)
 
 
 class TestInvocations:
@@ -332,6 +384,22 @@ def test_saved_queries_filter_the_function_log(resources: Resources) -> None:
         name: [condition] for name, condition in QUERIES.items()
     }
     assert all(one["LogGroupNames"] == ["<LogGroup>"] for one in queries)
+
+
+def test_the_query_of_reports_names_fields_that_a_report_has(resources: Resources) -> None:
+    (query,) = (each["QueryString"] for each in resources.values() if each.get("Name") == f"{STACK}/reports")
+    report = Report(Request(("*",)), dry_run=False)
+    report.end((), continued=True)
+
+    first_line, *_ = query.splitlines()
+    fields = set(first_line.removeprefix("fields ").split(", ")) - {
+        "@timestamp",
+        "@message",
+        "correlation_id",
+    }
+    outcomes = {field.removeprefix("outcomes.") for field in fields if field.startswith("outcomes.")}
+    assert {"failed", "incomplete"} <= outcomes <= set(Outcome)
+    assert {field.partition(".")[0] for field in fields} <= report.response().keys()
 
 
 def filters(query: str) -> list[str]:

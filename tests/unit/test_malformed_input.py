@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from devstack.fake_ecr import ACCOUNT, REGION
-from handler.events.request import InvalidEvent, Request
+from handler.events.request import Ignored, InvalidEvent, Request
 from handler.events.triggers import FunctionIdentity
 from handler.events.triggers import parse as parse_event
-from handler.policy.denials import canonical_form, deleted_principals, denials
-from handler.policy.document import InvalidPolicy, PolicyTooLong, parse, render
+from handler.policy.denials import deleted_principals, denials, rejection_hint
+from handler.policy.document import MAX_CHARACTERS, InvalidPolicy, parse, render
 from handler.policy.grants import PULL, Grant
+from handler.policy.plan import foreign, plan
 from handler.policy.scope import is_repository_name
-from tests.unit.pull_grant import attach_pull, pull_roles
+from tests.unit.pull_grant import pull_roles
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 FUNCTION = FunctionIdentity(ACCOUNT, REGION, caller_arn="ourselves")
@@ -56,7 +57,7 @@ words = st.sampled_from(
             "PUSH",
             "repositories",
             "dry_run",
-            "checkpoint",
+            "continuation",
             "app",
             "*",
             "[",
@@ -90,14 +91,14 @@ def mutated(draw: st.DrawFn, valid: Any) -> Any:  # noqa: ANN401 - any JSON
 
 @given(
     st.one_of(
-        any_json, mutated(EVENT), mutated({"repositories": ["app"], "dry_run": False, "checkpoint": None})
+        any_json, mutated(EVENT), mutated({"repositories": ["app"], "dry_run": False, "continuation": None})
     )
 )
 @example(EVENT | {"detail-type": []})
 @example(
     {
         "repositories": ["app"],
-        "checkpoint": {"token": None, "unmatched": [], "failed": [], "failed_more": True, "relistings": 0},
+        "continuation": {"token": None, "unmatched": [], "failed": [], "failed_more": True, "relistings": 0},
     }
 )
 def test_any_json_as_an_event_is_parsed_or_rejected(event: object) -> None:
@@ -106,9 +107,12 @@ def test_any_json_as_an_event_is_parsed_or_rejected(event: object) -> None:
     except InvalidEvent as error:
         assert str(error)  # noqa: PT017 - both outcomes are correct
     else:
-        assert isinstance(request, Request)
-        assert bool(request.repositories) != bool(request.ignored)
-        assert json.loads(json.dumps(request.payload("0e")))
+        if isinstance(request, Ignored):
+            assert request.reason
+        else:
+            assert isinstance(request, Request)
+            assert request.repositories
+            assert json.loads(json.dumps(request.payload("0e")))
 
 
 @given(mutated(EVENT))
@@ -117,7 +121,7 @@ def test_an_event_yields_only_valid_repository_names(event: object) -> None:
         request = parse_event(event, FUNCTION)
     except InvalidEvent:
         return
-    if isinstance(event, dict) and "detail-type" in event:
+    if isinstance(request, Request) and isinstance(event, dict) and "detail-type" in event:
         assert all(map(is_repository_name, request.repositories))
 
 
@@ -132,13 +136,23 @@ def test_an_event_yields_only_valid_repository_names(event: object) -> None:
 def test_any_text_as_a_policy_is_parsed_or_rejected(text: str) -> None:
     try:
         present = parse(text)
-        wanted = attach_pull(present, [ROLE], remove_deleted=True)
-        written = render(wanted)
-    except (InvalidPolicy, PolicyTooLong):
+    except InvalidPolicy:
         return
-    for function in (deleted_principals, canonical_form):
+    grants = [Grant(PULL, (ROLE,))]
+    for function in (deleted_principals, rejection_hint):
         function(present)
-    denials(present, [Grant(PULL, (ROLE,))])
+    denials(present, grants)
+    planned = plan(present, grants)
+    if planned.unfit:
+        assert planned.policy is present
+        assert planned.length > MAX_CHARACTERS
+        return
+    assert planned.policy
+    written = render(planned.policy)
     written.encode()
-    assert parse(written) == wanted
-    assert ROLE in pull_roles(wanted)
+    assert parse(written) == planned.policy
+    assert len(written) <= MAX_CHARACTERS or planned.policy is present
+    assert ROLE in pull_roles(planned.policy)
+    assert [statement for _, statement in foreign(planned.policy)] == [
+        statement for _, statement in foreign(present)
+    ]

@@ -11,6 +11,8 @@ import pytest
 
 from devstack.fake_ecr import ACCOUNT, REGION, FakeEcr
 from handler.events.request import InvalidEvent
+from handler.report.report import RepositoriesFailed
+from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.cloudformation import ROLE_ARN, STACK, deployed
 
 type Metric = tuple[str, str, str]
@@ -36,6 +38,7 @@ def invoke(
     """Start the function with the variables that the template sets, and invoke it."""
     function = deployed(processed_template, WorkerRoleArns=f"{ROLE_ARN},{MISSING_ROLE}")["Function"]
     variables = function["Environment"]["Variables"] | {
+        "ROLE_CHECK_REPOSITORY": ROLE_CHECK_REPOSITORY,
         "AWS_ACCESS_KEY_ID": "x",
         "AWS_SECRET_ACCESS_KEY": "x",
         "AWS_REGION": REGION,
@@ -46,6 +49,7 @@ def invoke(
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr("time.sleep", lambda _: None)
+    sys.modules.pop("handler.app", None)  # another test may have imported it, with other variables
     app = importlib.import_module("handler.app")
     context = SimpleNamespace(
         aws_request_id="1",
@@ -95,9 +99,8 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
     saved_event: Callable[[str], dict[str, Any]],
     processed_template: dict[str, Any],
 ) -> None:
-    ecr.create_role(ROLE_ARN)
-    ecr.create_repository("created")
-    ecr.create_repository("drifted")
+    ecr.create_role(ROLE_ARN, MISSING_ROLE)
+    ecr.create_repository(ROLE_CHECK_REPOSITORY, "created", "drifted")
     denied = statement("Deny", "No", "ecr:*", ROLE_ARN)
     unlisted = statement("Allow", "AllowPull", PULL, "arn:aws:iam::333333333333:root")
     ecr.create_repository("denied", policy={"Version": "2012-10-17", "Statement": [denied, unlisted]})
@@ -107,13 +110,11 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
         for name, repository in (("created-by-api", "created"), ("policy-set", "drifted"))
     )
 
-    # Each lacks the grant for the role that doesn't exist, so each fails.
-    for event in (created, changed, {"repositories": ["denied"]}):
-        with pytest.raises(Exception, match=MISSING_ROLE):
-            invoke(event)
-    ecr.create_role(MISSING_ROLE)
     for event in (created, created, changed):
         invoke(event)
+    ecr.delete_role(MISSING_ROLE)
+    with pytest.raises(RepositoriesFailed, match=MISSING_ROLE):
+        invoke({"repositories": ["denied"]})
     with pytest.raises(InvalidEvent):
         invoke({})
 

@@ -135,7 +135,7 @@ class TestCannotWrite:
         ecr.create_repository("team/app")
         settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
 
-        (result,) = Sweep(Request(("team/app",)), settings, Registry(client), lambda: 60.0).run()
+        (result,) = Sweep(Request(("team/app",)), settings, Registry(client), None, lambda: 60.0).run()
 
         assert result.outcome is Outcome.FAILED
         assert "CallRefused" in result.reason
@@ -205,6 +205,55 @@ class TestExitCode:
         assert output.has("1 would change", "1 failed, for the reasons below", "security/vault")
         assert "GetRepositoryPolicy: AccessDeniedException" in output.out
         assert not output.err
+
+
+class TestARepositoryWithoutSpaceForEveryRole:
+    """There is space for the first role, and not for the second one."""
+
+    LONG_ROLE = f"arn:aws:iam::222222222222:role/{'path/' * 90}node-group"
+
+    @pytest.fixture(autouse=True)
+    def full_repository(self, ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> None:
+        ecr.create_role(self.LONG_ROLE)
+        ecr.create_repository("full/app", policy=policy(DENY | {"Effect": "Allow", "Sid": "x" * 9_700}))
+        monkeypatch.setenv("WORKER_ROLE_ARNS", f"{ROLE},{self.LONG_ROLE}")
+
+    def test_fails_and_shows_what_would_be_added_there(self, ecr: FakeEcr, run_plan: RunPlan) -> None:
+        ecr.create_repository(
+            "team/app", policy=policy(GRANT | {"Principal": {"AWS": [ROLE, self.LONG_ROLE]}})
+        )
+
+        output = run_plan(WORKER_ROLE_ARNS=os.environ["WORKER_ROLE_ARNS"])
+
+        assert output.code == 1
+        assert output.has(
+            "2 repositories", "1 have the grant", "1 would change", "1 failed, for the reasons below"
+        )
+        assert output.has(f"+ AllowPull {ROLE}", "full/app", "✗ 1 repository failed. Nothing was written.")
+        assert f"nospacefor{self.LONG_ROLE}" in "".join(output.out.split())
+        assert ecr.calls[WRITE] == 0
+
+    def test_is_listed_with_both_in_json(self, run_plan: RunPlan) -> None:
+        output = run_plan("--json", WORKER_ROLE_ARNS=os.environ["WORKER_ROLE_ARNS"])
+
+        assert output.code == 1
+        (change,), (failure,) = output.json["would_change"], output.json["failed"]
+        assert change == failure
+        assert change["outcome"] == "incomplete"
+        assert change["added"] == {"AllowPull": [ROLE]}
+        assert "characters and ECR allows 10,240" in failure["reason"]
+        assert output.json["counts"]["would_change"] == output.json["counts"]["failed"] == 1
+
+
+def test_the_repositories_for_role_checks_are_out_of_scope(ecr: FakeEcr, run_plan: RunPlan) -> None:
+    ecr.create_repository("ecr-allow-pull-role-check/of-a-stack")
+    ecr.create_repository("team/app", policy=policy(GRANT))
+
+    output = run_plan()
+
+    assert output.code == 0
+    assert output.has("2 repositories", "1 have the grant", "1 are out of scope", "✓ Nothing to do.")
+    assert [name for operation, name, _ in ecr.call_log if operation == READ] == ["team/app"]
 
 
 class TestSettings:

@@ -1,118 +1,30 @@
 """The reconciler, called through the real SDK against a fake ECR with faults and concurrent writers."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
-from handler.reconcile.planner import Planner
-from handler.reconcile.policy_writer import SweepContext
 
 from devstack.fake_ecr import APPLIED, LIST, READ, WRITE, FakeEcr, Fault, TokenBucket, normalized
+from handler.ecr.errors import RegistryError
 from handler.ecr.rate_limiter import Permit, RateLimiter
-from handler.ecr.registry import MAX_CONCURRENCY, Registry, RegistryError
-from handler.ecr.retry import Deadline
-from handler.events.request import Request
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
 from handler.policy.document import render
-from handler.policy.grants import Entry
-from handler.reconcile.reconciler import reconcile
-from handler.reconcile.result import Outcome
-from handler.reconcile.sweep import Sweep
+from handler.policy.grants import PULL, Grant
+from handler.policy.plan import plan
 from handler.report.report import Report, RepositoriesFailed
-from handler.settings import Settings
-from tests.environment import REQUIRED
-from tests.unit.pull_grant import attach_pull
+from tests.environment import ROLE_CHECK_REPOSITORY
+from tests.unit.function import Function, cloudtrail_event
+from tests.unit.policies import CI, DENY, FOREIGN_POLICY, A, B, C, Policy, document, grant, push
+from tests.unit.test_role_check import Log, calls
 from tests.unit.virtual_time import limiter_without_waits
 
-A, B, C = (f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc")
-CI = "arn:aws:iam::444444444444:role/ci"
-NOT_APPLIED = [fault for fault in Fault if fault not in APPLIED]
-
-type Policy = dict[str, Any]
-
-
-def grant(*roles: str, sid: str = "AllowPull") -> Policy:
-    return {
-        "Sid": sid,
-        "Effect": "Allow",
-        "Principal": {"AWS": list(roles)},
-        "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
-    }
-
-
-def push(*principals: str, sid: str = "Push") -> Policy:
-    return {"Sid": sid, "Effect": "Allow", "Principal": {"AWS": list(principals)}, "Action": "ecr:PutImage"}
-
-
-def document(*statements: Policy) -> Policy:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
-
-
-FOREIGN_POLICY = document(push("arn:aws:iam::444444444444:root"))
-DENY: Policy = {"Sid": "NoPulls", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGet*"}
+DESCRIBE = {"Sid": "AllowDescribeImages", "Action": ["ecr:DescribeImages"]}
+OLDER_MESSAGE = "Invalid parameter at 'PolicyText': 'Invalid repository policy provided'"
 OUTSIDE = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
-
-
-@dataclass
-class Function:
-    """The function, connected to the fake ECR."""
-
-    ecr: FakeEcr
-    registry: Registry
-    roles: tuple[str, ...] = (A,)
-    may_be_new: bool = False
-    during_backoff: Callable[[], object] = lambda: None
-    backoffs: int = 0
-    clock: float = 0.0  # seconds, which only backoff delays and tests advance
-
-    def settings(self, **settings: str) -> Settings:
-        return Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ",".join(self.roles)} | settings)
-
-    def context(self) -> SweepContext:
-        return SweepContext(self.settings(), self.registry, Deadline(lambda: 900, 0))
-
-    def reconcile(self, *names: str, dry_run: bool = False, seconds: float = 900, **settings: str) -> Report:
-        started = self.clock
-        request = Request(names or ("app",), dry_run=dry_run, may_be_new=self.may_be_new)
-        sweep = Sweep(
-            request,
-            self.settings(**settings),
-            self.registry,
-            lambda: seconds - (self.clock - started),
-        )
-        report = Report(request, dry_run=sweep.dry_run)
-        for result in sweep.run():
-            report.add(result)
-        assert sweep.remaining is None
-        return report
-
-    def sleep(self, seconds: float) -> None:
-        self.backoffs += 1
-        self.clock += seconds
-        self.during_backoff()
-
-    def let_calls_take(self, seconds: float, ecr: FakeEcr) -> None:
-        """Let each of the next hundred reads take so many seconds by the clock."""
-
-        def advance() -> None:
-            self.clock += seconds
-
-        ecr.run_before(READ, *[advance] * 100)
-
-
-@pytest.fixture
-def ecr() -> Iterator[FakeEcr]:
-    with FakeEcr().serving() as ecr:
-        ecr.create_role(A, B, C, CI)
-        yield ecr
-
-
-@pytest.fixture
-def function(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Function:
-    function = Function(ecr, Registry(ecr.client(read_timeout=0.3), limiter_without_waits()))
-    monkeypatch.setattr("handler.ecr.retry.time.sleep", function.sleep)
-    return function
+NOT_APPLIED = [fault for fault in Fault if fault not in APPLIED]
+CREATED = cloudtrail_event("CreateRepository", "app")
 
 
 def outcome(report: Report) -> str:
@@ -183,18 +95,23 @@ class TestConcurrentWriters:
 
         assert ecr.get_policy("app") == normalized(document(grant(A)))
 
+    @pytest.mark.parametrize("missing", [(), (B,)])
     @pytest.mark.parametrize("fault", Fault)
     def test_every_write_of_ours_directly_follows_its_read(
-        self, ecr: FakeEcr, function: Function, fault: Fault
+        self, ecr: FakeEcr, function: Function, fault: Fault, missing: tuple[str, ...]
     ) -> None:
+        function.roles = (A, B)
+        for role in missing:
+            ecr.delete_role(role)
         ecr.create_repository("app", policy=FOREIGN_POLICY)
-        ecr.inject_faults(WRITE, fault, fault)
+        ecr.inject_faults(WRITE, fault, fault, repository="app")
 
         function.reconcile()
 
-        calls = [operation for operation, _, _ in ecr.call_log]
-        assert calls.count(WRITE) >= 1
-        assert all(calls[index - 1] == READ for index, call in enumerate(calls) if call == WRITE)
+        sent = [(operation, name) for operation, name, _ in ecr.call_log]
+        writes = [number for number, call in enumerate(sent) if call == (WRITE, "app")]
+        assert len(writes) >= 1 + len(missing)
+        assert all(sent[number - 1] == (READ, "app") for number in writes)
 
 
 class TestAWriteWithALostResponse:
@@ -212,7 +129,18 @@ class TestAWriteWithALostResponse:
             "outcome": "attached",
             "added": {"AllowPull": [A]},
         }
-        assert ecr.calls[WRITE] == 1
+        assert calls(ecr) == (2, 1, 0)
+
+    @pytest.mark.parametrize("fault", [Fault.RESET_BUT_APPLIED, Fault.TIMEOUT_BUT_APPLIED])
+    def test_over_the_network_is_not_repeated_either(self, fault: Fault) -> None:
+        with FakeEcr().serving() as ecr:
+            ecr.create_role(A)
+            ecr.create_repository("app")
+            ecr.inject_faults(WRITE, fault)
+            registry = Registry(ecr.client(read_timeout=0.3), limiter_without_waits())
+
+            assert outcome(Function(ecr, registry=registry).reconcile()) == "attached"
+            assert calls(ecr) == (2, 1, 0)
 
     @pytest.mark.parametrize("fault", NOT_APPLIED)
     def test_is_repeated_if_ecr_did_not_apply_it(
@@ -228,7 +156,7 @@ class TestAWriteWithALostResponse:
             "outcome": "attached",
             "added": {"AllowPull": [A]},
         }
-        assert ecr.calls == {READ: 2, WRITE: 2}
+        assert calls(ecr) == (2, 2, 0)
 
     def test_is_not_reported_if_another_writer_added_the_grant(
         self, ecr: FakeEcr, function: Function
@@ -253,16 +181,18 @@ class TestAWriteWithALostResponse:
         with pytest.raises(RepositoriesFailed, match="was deleted"):
             function.reconcile().raise_for_failures()
 
-    def test_is_reported_together_with_a_later_failure(self, ecr: FakeEcr, function: Function) -> None:
-        function.roles = (A, B, C)
-        ecr.delete_role(C)
+    def test_is_not_reported_as_a_change_if_the_next_read_fails_too(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         ecr.create_repository("app", policy=document(DENY))
-        ecr.run_after(WRITE, lambda: None, lambda: ecr.inject_faults(READ, *[Fault.SERVER_ERROR] * 6))
+        ecr.inject_faults(WRITE, Fault.SERVER_ERROR_BUT_APPLIED)
+        ecr.run_after(WRITE, lambda: ecr.inject_faults(READ, *[Fault.SERVER_ERROR] * 5))
 
-        report = function.reconcile()
+        details = repository_details(function.reconcile())
 
-        details = repository_details(report)
-        assert (details["outcome"], details["added"]) == ("failed", {"AllowPull": [A]})
+        assert details["outcome"] == "failed"
+        assert "GetRepositoryPolicy: ServerException: out of order" in details["reason"]
+        assert "added" not in details
         assert details["denied_by"]
 
 
@@ -289,7 +219,7 @@ class TestIdempotence:
         for _ in range(20):
             assert outcome(function.reconcile()) == "unchanged"
 
-        assert ecr.calls == {READ: 21, WRITE: 1}
+        assert calls(ecr) == (21, 1, 0)
 
     @pytest.mark.parametrize("role", [A, CI])
     def test_a_deleted_role_in_our_statement_causes_no_write(
@@ -319,96 +249,81 @@ class TestAMissingRole:
         statements = ecr.get_policy("app")["Statement"]  # type: ignore[index]
         assert others <= set(statements[-1]["Principal"]["AWS"])
         assert set(repository_details(report)["added"]["AllowPull"]) == others
-        with pytest.raises(RepositoriesFailed, match=f"refused the role {missing} for 1 of 1 .*Create it"):
+        with pytest.raises(RepositoriesFailed, match=f"The role {missing} is missing in 1 of 1 .*Create it"):
             report.raise_for_failures()
 
     def test_is_recognized_by_the_older_error_message(self, ecr: FakeEcr, function: Function) -> None:
-        ecr.principal_not_found_message = (
-            "Invalid parameter at 'PolicyText': 'Invalid repository policy provided'"
-        )
+        ecr.principal_not_found_message = OLDER_MESSAGE
         function.roles = (A, B)
         ecr.delete_role(B)
         ecr.create_repository("app")
 
-        assert repository_details(function.reconcile())["added"] == {"AllowPull": [A]}
+        details = repository_details(function.reconcile())
 
-    def test_is_one_of_the_causes_that_are_named_for_the_older_error_message(
-        self, ecr: FakeEcr, function: Function
+        assert details["added"] == {"AllowPull": [A]}
+        assert details["missing_roles"] == [B]
+
+    @pytest.mark.parametrize("message", [None, OLDER_MESSAGE])
+    def test_is_not_named_as_a_cause_if_each_role_exists(
+        self, ecr: FakeEcr, function: Function, message: str | None
     ) -> None:
-        ecr.principal_not_found_message = (
-            "Invalid parameter at 'PolicyText': 'Invalid repository policy provided'"
-        )
-        ecr.create_repository("app", policy=FOREIGN_POLICY)
-        ecr.delete_role(A)
+        ecr.principal_not_found_message = message or ecr.principal_not_found_message
+        ecr.create_repository("app", policy=document(push("555555555555")))
+        ecr.closed_accounts.add("555555555555")
 
         details = repository_details(function.reconcile())
 
-        assert "a principal does not exist, or ECR does not accept another part" in details["reason"]
-        assert f"Does the role {A} exist?" in details["reason"]
-        assert "or the part of a foreign statement that ECR does not accept" in details["reason"]
+        assert details["outcome"] == "failed"
+        assert "missing_roles" not in details
+        assert A not in details["reason"]
+        assert details["reason"].endswith(
+            "Find the principal in the repository's policy that no longer exists, or the part of a foreign "
+            "statement that ECR does not accept"
+        )
+        assert ("a principal does not exist, or ECR does not accept another part" in details["reason"]) == (
+            message == OLDER_MESSAGE
+        )
 
-    def test_is_reported_and_tried_once_per_sweep_not_once_per_repository(
-        self,
-        ecr: FakeEcr,
-        function: Function,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
+    def test_is_logged_once_per_sweep_and_rejected_once_per_repository_in_flight(
+        self, ecr: FakeEcr, function: Function, logged: Log
     ) -> None:
-        monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
         function.roles = (A, B)
         ecr.delete_role(B)
         names = [f"app-{number:03}" for number in range(200)]
         ecr.create_repository(*names, policy=FOREIGN_POLICY)
 
-        with caplog.at_level("INFO"):
-            report = function.reconcile(*names)
+        report = function.reconcile(*names)
 
         answer = report.response()
-        assert answer["outcomes"] == {"attached": 200}
-        assert [line.message for line in caplog.records].count("role refused") == 1
-        (refused,) = cast("list[dict[str, Any]]", answer["refused_roles"])
-        assert (refused["role"], refused["missing_in"]) == (B, 200)
+        assert answer["outcomes"] == {"incomplete": 200}
+        assert [line["message"] for line in logged()].count("role missing") == 1
+        (missing,) = cast("list[dict[str, Any]]", answer["missing_roles"])
+        assert (missing["role"], missing["repositories"]) == (B, 200)
         with pytest.raises(RepositoriesFailed) as caught:
             report.raise_for_failures()
         assert str(caught.value).count(B) == 1
-        # Each reconciliation in flight is rejected twice at most: with both roles, then with B alone.
-        assert (
-            sum(status == "InvalidParameterException" for _, _, status in ecr.call_log) <= 2 * MAX_CONCURRENCY
-        )
-
-    def test_is_granted_by_the_next_reconciliation_after_its_creation(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
-        function.roles = (A, B)
-        ecr.delete_role(B)
-        ecr.create_repository("app")
-        function.reconcile()
-
-        ecr.create_role(B)
-        report = function.reconcile()
-
-        assert repository_details(report)["added"] == {"AllowPull": [B]}
-        assert ecr.get_policy("app") == normalized(document(grant(A, B)))
-        report.raise_for_failures()
+        # That of each reconciliation in flight, and that of the role check.
+        rejected = [name for _, name, became in ecr.call_log if became == "InvalidParameterException"]
+        assert len(rejected) <= MAX_CONCURRENCY + 1
+        assert rejected.count(ROLE_CHECK_REPOSITORY) == 1
 
     def test_fails_every_reconciliation_until_its_creation_and_the_log_names_the_repository(
-        self,
-        ecr: FakeEcr,
-        function: Function,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
+        self, ecr: FakeEcr, function: Function, logged: Log
     ) -> None:
         function.roles = (A, B)
         ecr.delete_role(B)
         ecr.create_repository("app")
         function.reconcile()
+        written = ecr.calls[WRITE]
 
-        monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
         report = function.reconcile()
 
-        assert outcome(report) == "failed"
-        failed = next(line for line in caplog.records if line.message == "reconcile failed")
-        assert vars(failed)["repository"] == "app"
+        assert repository_details(report)["outcome"] == "incomplete"
+        assert repository_details(report)["missing_roles"] == [B]
+        assert "added" not in repository_details(report)
+        assert ecr.calls[WRITE] == written
+        failed = [line for line in logged() if line["message"] == "reconcile failed"]
+        assert [line["repository"] for line in failed] == ["app", "app"]
         with pytest.raises(RepositoriesFailed, match=B):
             report.raise_for_failures()
 
@@ -424,49 +339,42 @@ class TestAMissingRole:
 
         report = function.reconcile()
 
+        assert outcome(report) == "failed"
         assert ecr.get_policy("app") == (before and normalized(before))
-        assert not any(status == "served" for operation, _, status in ecr.call_log if operation == WRITE)
+        assert (WRITE, "app", "served") not in ecr.call_log
         with pytest.raises(RepositoriesFailed) as caught:
             report.raise_for_failures()
         assert all(role in str(caught.value) for role in roles)
         assert "Create it, or take it out of WorkerRoleArns" in str(caught.value)
 
+    @pytest.mark.parametrize("foreign", [(), (push(CI),)])
     def test_prevents_the_removal_of_unlisted_roles_if_no_listed_role_exists(
+        self, ecr: FakeEcr, function: Function, foreign: tuple[Policy, ...]
+    ) -> None:
+        ecr.delete_role(A)
+        before = document(*foreign, grant(B))
+        ecr.create_repository("app", policy=before)
+
+        details = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
+
+        assert ecr.get_policy("app") == normalized(before)
+        assert details["outcome"] == "failed"
+        assert details["missing_roles"] == [A]
+        assert details["unlisted"] == {"AllowPull": [B]}
+        assert details["not_removed"] == ["AllowPull"]
+
+    def test_prevents_no_removal_if_unlisted_roles_are_not_to_be_removed(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         ecr.delete_role(A)
         ecr.create_repository("app", policy=document(grant(B)))
 
-        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
+        report = function.reconcile()
 
-        assert ecr.get_policy("app") == normalized(document(grant(B)))
+        assert repository_details(report)["missing_roles"] == [A]
         assert repository_details(report)["unlisted"] == {"AllowPull": [B]}
-        assert repository_details(report)["not_removed"] == ["AllowPull"]
-
-    def test_is_a_failure_also_where_nothing_else_is_to_be_done(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
-        function.roles = (A, B)
-        context = function.context()
-        context.knowledge.record_missing([B])
-        ecr.create_repository("app", policy=document(grant(A)))
-
-        result = reconcile("app", context)
-
-        assert (result.outcome, result.refused, ecr.calls[WRITE]) == (Outcome.FAILED, (B,), 0)
-
-    def test_prevents_no_removal_if_unlisted_roles_are_not_to_be_removed(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
-        context = function.context()
-        context.knowledge.record_missing([A])
-        ecr.create_repository("app", policy=document(grant(B)))
-
-        result = reconcile("app", context)
-
-        assert result.refused == (A,)
-        assert result.unlisted == {Entry("AllowPull", B)}
-        assert result.not_removed == ()
+        assert "not_removed" not in repository_details(report)
+        assert "not_removed" not in report.response()
 
     def test_is_reported_as_the_reason_why_nothing_was_removed(
         self, ecr: FakeEcr, function: Function
@@ -486,43 +394,29 @@ class TestAMissingRole:
         with pytest.raises(RepositoriesFailed, match=f"AllowPull: {sentence}"):
             report.raise_for_failures()
 
-    def test_is_proved_in_the_only_repository_if_it_prevents_a_removal(
+    def test_prevents_removals_only_for_a_grant_without_an_existing_role(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        ecr.delete_role(A)
-        ecr.create_repository("app", policy=document(push(CI), grant(B)))
-
-        report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
-
-        assert ecr.get_policy("app") == normalized(document(push(CI), grant(B)))
-        assert repository_details(report)["refused"] == [A]
-        assert repository_details(report)["not_removed"] == ["AllowPull"]
-
-    def test_is_named_for_the_grant_without_an_existing_role_only(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
-        describe = {"Sid": "AllowDescribeImages", "Action": ["ecr:DescribeImages"]}
         ecr.delete_role(C)
-        ecr.create_repository("app", policy=document(grant(A, B), grant(B) | describe))
+        ecr.create_repository("app", policy=document(grant(A, B), grant(B) | DESCRIBE))
 
         report = function.reconcile(REMOVE_UNLISTED_ROLES="true", DESCRIBE_ROLE_ARNS=C)
 
         assert repository_details(report)["removed"] == {"AllowPull": [B]}
         assert repository_details(report)["not_removed"] == ["AllowDescribeImages"]
 
-    def test_is_named_for_the_only_statement_if_its_grant_has_no_configured_roles(
+    def test_prevents_the_removal_of_the_only_statement_even_if_its_grant_has_no_configured_roles(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        describe = {"Sid": "AllowDescribeImages", "Action": ["ecr:DescribeImages"]}
         ecr.delete_role(A)
-        ecr.create_repository("app", policy=document(grant(B) | describe))
+        ecr.create_repository("app", policy=document(grant(B) | DESCRIBE))
 
         report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
 
-        assert ecr.get_policy("app") == normalized(document(grant(B) | describe))
+        assert ecr.get_policy("app") == normalized(document(grant(B) | DESCRIBE))
         assert repository_details(report)["not_removed"] == ["AllowDescribeImages"]
 
-    def test_does_not_prevent_the_removal_of_unlisted_roles_in_the_only_repository(
+    def test_does_not_prevent_the_removal_of_unlisted_roles_if_another_listed_role_exists(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         function.roles = (A, C)
@@ -532,11 +426,12 @@ class TestAMissingRole:
         report = function.reconcile(REMOVE_UNLISTED_ROLES="true")
 
         assert ecr.get_policy("app") == normalized(document(grant(A)))
+        assert repository_details(report)["outcome"] == "incomplete"
         assert repository_details(report)["removed"] == {"AllowPull": [B]}
-        assert repository_details(report)["refused"] == [C]
+        assert repository_details(report)["missing_roles"] == [C]
 
     @pytest.mark.parametrize("missing", [(), (C,)])
-    def test_is_not_reported_if_a_configured_role_exists(
+    def test_is_no_reason_to_keep_unlisted_roles_if_a_configured_role_exists(
         self, ecr: FakeEcr, function: Function, missing: tuple[str, ...]
     ) -> None:
         function.roles = (A, C)
@@ -553,16 +448,15 @@ class TestAMissingRole:
     def test_is_not_assumed_for_the_whole_sweep_after_a_rejection_in_one_repository(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        vendor = "arn:aws:iam::444444444444:role/vendor"
-        ecr.create_role(vendor)
-        ecr.create_repository("poisoned", policy=document(push(vendor)))
-        ecr.delete_role(vendor)
+        ecr.create_repository("poisoned", policy=document(push(CI)))
+        ecr.delete_role(CI)
         names = [f"app-{number:02}" for number in range(40)]
         ecr.create_repository(*names)
 
         report = function.reconcile("poisoned", *names)
 
         assert report.response()["outcomes"] == {"failed": 1, "attached": 40}
+        assert "missing_roles" not in report.response()
 
     @pytest.mark.parametrize("preceding", [(), ("first",)])
     def test_is_not_assumed_if_ecr_rejects_an_account(
@@ -578,6 +472,7 @@ class TestAMissingRole:
         report = function.reconcile(*preceding, *poisoned, *names)
 
         assert report.response()["outcomes"] == {"failed": 40, "attached": len(preceding) + len(names)}
+        assert "missing_roles" not in report.response()
 
     def test_is_not_assumed_if_a_foreign_statement_is_fixed_during_reconciliation(
         self, ecr: FakeEcr, function: Function
@@ -589,10 +484,14 @@ class TestAMissingRole:
 
         report = function.reconcile()
 
-        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A, B)))
-        report.raise_for_failures()
+        assert "missing_roles" not in report.response()
+        assert "was deleted" in repository_details(report)["reason"]
 
-    def test_is_found_in_a_bounded_number_of_writes_under_continuous_concurrent_writes(
+        function.reconcile().raise_for_failures()
+
+        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A, B)))
+
+    def test_is_found_in_two_reads_and_two_writes_under_continuous_concurrent_writes(
         self, ecr: FakeEcr, function: Function
     ) -> None:
         function.roles = (A, B, C)
@@ -602,8 +501,8 @@ class TestAMissingRole:
 
         report = function.reconcile("app")
 
-        assert report.response()["refused_roles"][0]["role"] == C  # type: ignore[index]
-        assert ecr.calls[WRITE] < 10
+        assert repository_details(report)["missing_roles"] == [C]
+        assert calls(ecr) == (2, 2, 3)
 
     def test_is_named_even_if_ecr_accepts_the_id_of_a_deleted_role(
         self, ecr: FakeEcr, function: Function
@@ -613,29 +512,38 @@ class TestAMissingRole:
         ecr.create_repository("app", policy=document(push(CI)))
         ecr.delete_role(CI)
         ecr.delete_role(B)
-        function.reconcile()
 
-        with pytest.raises(RepositoriesFailed, match=B):
-            function.reconcile().raise_for_failures()
+        for _ in range(2):
+            with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing"):
+                function.reconcile().raise_for_failures()
 
     def test_does_not_undo_concurrent_writes(self, ecr: FakeEcr, function: Function) -> None:
         function.roles = (A, B, C)
         ecr.delete_role(B)
         ecr.create_repository("app")
+        first, second = (document(push(CI, sid=sid)) for sid in ("First", "Second"))
+        of_the_checks = [lambda: None] * 3
         ecr.run_after(
             WRITE,
-            lambda: ecr.set_policy("app", document(push(CI, sid="First"))),
-            lambda: ecr.set_policy("app", document(push(CI, sid="Second"))),
+            lambda: ecr.set_policy("app", first),
+            *of_the_checks,
+            lambda: ecr.set_policy("app", second),
         )
 
-        function.reconcile()
-        function.reconcile()
+        added = repository_details(function.reconcile())["added"]
+        assert added == {"AllowPull": [A, C]}
+        assert ecr.get_policy("app") == normalized(second)
 
+        function.reconcile()
         assert ecr.get_policy("app") == normalized(document(push(CI, sid="Second"), grant(A, C)))
 
 
 class TestTheIdOfADeletedRole:
-    def test_is_removed_from_our_statement_if_ecr_rejects_it(self, ecr: FakeEcr, function: Function) -> None:
+    @pytest.mark.parametrize("rejected", [True, False])
+    def test_leaves_our_statement_with_the_next_write_whether_or_not_ecr_accepts_it(
+        self, ecr: FakeEcr, function: Function, *, rejected: bool
+    ) -> None:
+        ecr.rejects_deleted_principals = rejected
         ecr.create_repository("app", policy=document(grant(B, CI)))
         deleted_id = ecr.delete_role(B)
 
@@ -647,45 +555,16 @@ class TestTheIdOfADeletedRole:
             "outcome": "attached",
             "added": {"AllowPull": [A]},
             "removed": {"AllowPull": [deleted_id]},
+            "recreated": [A],
             "unlisted": {"AllowPull": [CI]},
         }
+        assert calls(ecr) == (1, 1, 0)
 
-    def test_stays_in_our_statement_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:
-        ecr.rejects_deleted_principals = False
-        ecr.create_repository("app", policy=document(grant(B)))
-        deleted_id = ecr.delete_role(B)
-
-        function.reconcile()
-
-        assert ecr.get_policy("app") == normalized(document(grant(A, deleted_id)))
-
-    def test_stays_in_our_statement_if_ecr_accepts_it_but_rejects_a_role(
-        self, ecr: FakeEcr, function: Function
+    @pytest.mark.parametrize("rejected", [True, False])
+    def test_leaves_our_statement_even_if_a_role_is_missing(
+        self, ecr: FakeEcr, function: Function, *, rejected: bool
     ) -> None:
-        ecr.rejects_deleted_principals = False
-        function.roles = (A, C)
-        ecr.create_repository("app", policy=document(grant(B)))
-        deleted_id = ecr.delete_role(B)
-        ecr.delete_role(C)
-
-        report = function.reconcile()
-
-        assert ecr.get_policy("app") == normalized(document(grant(A, deleted_id)))
-        with pytest.raises(RepositoriesFailed, match=C):
-            report.raise_for_failures()
-
-    def test_is_replaced_by_a_new_role_of_the_same_name(self, ecr: FakeEcr, function: Function) -> None:
-        ecr.create_repository("app", policy=document(grant(A)))
-        ecr.delete_role(A)
-        ecr.create_role(A)
-
-        function.reconcile()
-
-        assert ecr.get_policy("app") == normalized(document(grant(A)))
-
-    def test_is_removed_from_our_statement_even_if_a_role_is_missing(
-        self, ecr: FakeEcr, function: Function
-    ) -> None:
+        ecr.rejects_deleted_principals = rejected
         function.roles = (A, C)
         ecr.create_repository("app", policy=document(grant(B, CI)))
         ecr.delete_role(B)
@@ -694,8 +573,34 @@ class TestTheIdOfADeletedRole:
         report = function.reconcile()
 
         assert ecr.get_policy("app") == normalized(document(grant(A, CI)))
+        assert outcome(report) == "incomplete"
         with pytest.raises(RepositoriesFailed, match=C):
             report.raise_for_failures()
+
+    @pytest.mark.parametrize("foreign", [(), (push(CI),)])
+    def test_stays_if_every_configured_role_is_missing(
+        self, ecr: FakeEcr, function: Function, foreign: tuple[Policy, ...]
+    ) -> None:
+        ecr.create_repository("app", policy=document(*foreign, grant(B)))
+        deleted_id = ecr.delete_role(B)
+        ecr.delete_role(A)
+
+        report = function.reconcile()
+
+        assert ecr.get_policy("app") == normalized(document(*foreign, grant(deleted_id)))
+        assert repository_details(report)["missing_roles"] == [A]
+        assert "removed" not in repository_details(report)
+
+    def test_makes_space_for_a_role(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.rejects_deleted_principals = False
+        account = "arn:aws:iam::444444444444:root"
+        with_id = plan(document(push(account, sid="")), [Grant(PULL, (ecr.roles[CI], A))]).policy
+        others = push(account, sid="x" * (10_240 - len(render(with_id or {})) + 5))
+        ecr.create_repository("app", policy=document(grant(CI), others))
+        gone = ecr.delete_role(CI)
+
+        assert outcome(function.reconcile()) == "attached"
+        assert gone not in str(ecr.get_policy("app"))
 
     def test_in_a_foreign_statement_is_kept_and_named_if_ecr_rejects_it(
         self, ecr: FakeEcr, function: Function
@@ -709,7 +614,7 @@ class TestTheIdOfADeletedRole:
         assert ecr.get_policy("app") == before
         with pytest.raises(RepositoriesFailed, match=f'statement "Push" names {deleted_id}'):
             report.raise_for_failures()
-        assert "refused_roles" not in report.response()
+        assert "missing_roles" not in report.response()
 
     def test_in_a_foreign_statement_is_kept_if_ecr_accepts_it(self, ecr: FakeEcr, function: Function) -> None:
         ecr.rejects_deleted_principals = False
@@ -734,15 +639,15 @@ class TestTheIdOfADeletedRole:
 
 class TestAMissingRepository:
     def test_is_retried_if_it_may_be_new(self, ecr: FakeEcr, function: Function) -> None:
-        function.may_be_new = True
         ecr.create_repository("app", not_found_calls=4)
 
-        assert outcome(function.reconcile()) == "attached"
+        assert function.invoke(CREATED).results["app"].outcome == "attached"
 
     def test_is_reported_as_gone_after_the_last_retry(self, ecr: FakeEcr, function: Function) -> None:
-        function.may_be_new = True
+        report = function.invoke(CREATED).report
 
-        assert repository_details(function.reconcile()) == {"repository": "app", "outcome": "gone"}
+        assert report
+        assert repository_details(report) == {"repository": "app", "outcome": "gone"}
         assert ecr.calls[READ] == 6
 
     def test_is_reported_as_gone_without_a_retry_if_it_is_not_new(
@@ -768,31 +673,56 @@ class TestAPolicyOverTheSizeLimit:
         report = function.reconcile()
 
         assert ecr.calls[WRITE] == 0
-        with pytest.raises(RepositoriesFailed, match=r"10,\d{3} characters and ECR allows 10,240: shorten"):
+        sizes = r"10,\d{3} characters and ECR allows 10,240: shorten"
+        with pytest.raises(RepositoriesFailed, match=f"no space for {A}: the policy would have {sizes}"):
             report.raise_for_failures()
 
-    def test_is_measured_against_the_exact_limit_of_ecr(self, ecr: FakeEcr, function: Function) -> None:
-        def padded(characters: int) -> Policy:
-            return document(push("arn:aws:iam::444444444444:root", sid="x" * characters))
+    def padded(self, spare: int) -> Policy:
+        """Return a policy that leaves space for one role and so many characters."""
+        account = "arn:aws:iam::444444444444:root"
+        granted = plan(document(push(account, sid="")), [Grant(PULL, (A,))]).policy
+        return document(push(account, sid="x" * (10_240 - len(render(granted or {})) - spare)))
 
-        padding = 10_240 - len(render(attach_pull(json.loads(json.dumps(padded(0))), [A])))
-        ecr.create_repository("fits", policy=padded(padding - 2))  # ECR returns a list of one as a string
-        ecr.create_repository("fits-not", policy=padded(padding + 3))
+    def test_is_measured_against_the_exact_limit_of_ecr(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("fits", policy=self.padded(2))  # ECR returns a list of one as a string
+        ecr.create_repository("fits-not", policy=self.padded(-3))
 
         report = function.reconcile("fits", "fits-not")
 
         assert report.response()["outcomes"] == {"attached": 1, "failed": 1}
 
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_has_space_for_an_existing_role_instead_of_missing_ones(
+        self, ecr: FakeEcr, function: Function, *, dry_run: bool
+    ) -> None:
+        function.roles = (A, B, C)
+        ecr.create_repository("app", policy=self.padded(10))
+        ecr.delete_role(A)
+        ecr.delete_role(B)
+
+        details = repository_details(function.reconcile(dry_run=dry_run))
+
+        assert details["outcome"] == "incomplete"
+        assert details["added"] == {"AllowPull": [C]}
+        assert details["missing_roles"] == [A, B]
+        assert "no space" not in details["reason"]
+        assert calls(ecr) == ((1, 0, 3) if dry_run else (2, 2, 3))
+
+    def test_has_space_for_the_first_roles_in_their_order(self, ecr: FakeEcr, function: Function) -> None:
+        function.roles = (B, A, C)
+        ecr.create_repository("app", policy=self.padded(10))
+
+        details = repository_details(function.reconcile())
+
+        assert details["outcome"] == "incomplete"
+        assert details["added"] == {"AllowPull": [B]}
+        assert details["reason"].startswith(f"no space for {A}, {C}: the policy would have 10,")
+
 
 class TestADenyStatement:
     def test_is_reported_and_the_grant_is_attached_anyway(
-        self,
-        ecr: FakeEcr,
-        function: Function,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
+        self, ecr: FakeEcr, function: Function, logged: Log
     ) -> None:
-        monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
         ecr.create_repository("app", policy=document(DENY))
 
         report = function.reconcile()
@@ -811,7 +741,7 @@ class TestADenyStatement:
             ],
         }
         assert ecr.get_policy("app") == normalized(document(DENY, grant(A)))
-        assert ("WARNING", "pull denied") in [(line.levelname, line.message) for line in caplog.records]
+        assert ("WARNING", "pull denied") in [(line["level"], line["message"]) for line in logged()]
         report.raise_for_failures()
 
     def test_with_a_condition_is_reported_as_conditional(self, ecr: FakeEcr, function: Function) -> None:
@@ -871,7 +801,7 @@ class TestRetries:
         ecr.create_repository("app")
         ecr.buckets[READ] = TokenBucket(rate=0, burst=0)
 
-        report = function.reconcile(seconds=1)
+        report = function.reconcile(timeout=1)
 
         with pytest.raises(
             RepositoriesFailed, match=r"app: no attempt succeeded in time: .*ThrottlingException"
@@ -884,7 +814,7 @@ class TestRetries:
         ecr.create_repository("app")
         runs: list[list[float]] = [[], []]
         for delays in runs:
-            monkeypatch.setattr("handler.ecr.retry.time.sleep", delays.append)
+            monkeypatch.setattr(function, "sleep", delays.append)
             ecr.inject_faults(READ, *[Fault.THROTTLED] * 8)
             function.reconcile()
 
@@ -907,64 +837,58 @@ def test_unlisted_principals_that_cannot_be_removed_are_reported_with_the_cause(
     assert "A principal in a foreign statement was deleted" in details["reason"]
 
 
-def test_a_grant_that_another_caller_removes_while_roles_are_tried_one_by_one_is_reported(
+def test_a_grant_that_another_caller_removes_during_the_role_check_is_attached_again(
     ecr: FakeEcr, function: Function
 ) -> None:
-    function.roles = (A, B, "arn:aws:iam::222222222222:role/missing")
+    function.roles = (A, B, C)
+    ecr.delete_role(C)
     ecr.create_repository("app", policy=document(grant(A)))
     ecr.run_before(READ, lambda: None, lambda: ecr.set_policy("app", FOREIGN_POLICY))
 
     details = repository_details(function.reconcile())
 
-    assert details["outcome"] == "failed"
-    assert f"another caller removed the grant of {A} meanwhile" in details["reason"]
+    assert details["outcome"] == "incomplete"
+    assert details["added"] == {"AllowPull": [A, B]}
+    assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(A, B)))
 
 
-def test_a_role_that_another_thread_proves_missing_while_roles_are_tried_one_by_one_is_skipped(
-    ecr: FakeEcr, function: Function
-) -> None:
-    missing = tuple(f"arn:aws:iam::222222222222:role/missing-{number}" for number in range(2))
-    function.roles = (*missing, C)
-    context = function.context()
-    ecr.create_repository("app")
-    ecr.run_before(WRITE, lambda: None, lambda: context.knowledge.record_missing([missing[1]]))
-
-    result = reconcile("app", context)
-
-    assert result.added == {Entry("AllowPull", C)}
-    assert set(result.refused) == set(missing)
-    assert ecr.calls[WRITE] == 4  # all roles, the first missing one, C, and the first one again
-
-
-def test_a_deadline_that_passes_before_each_role_was_tried_is_named_as_the_reason(
+def test_a_deadline_that_passes_before_each_role_was_checked_is_named_as_the_reason(
     ecr: FakeEcr, function: Function
 ) -> None:
     function.roles = (A, B)
     ecr.delete_role(B)
     ecr.create_repository("app")
-    ecr.run_before(WRITE, lambda: setattr(function, "clock", 100.0))
+    ecr.run_before(WRITE, lambda: setattr(function, "now", function.now + 100))
 
-    details = repository_details(function.reconcile(seconds=100))
+    details = repository_details(function.reconcile(timeout=100))
 
     assert details["outcome"] == "failed"
     assert details["reason"] == (
-        "no attempt succeeded in time: ECR rejects one of several roles, and there was no time to try each"
+        f"no attempt succeeded in time: there was no time to check whether {A} exists"
     )
+    assert calls(ecr) == (1, 1, 0)
 
 
-class TestARoleThatIsDeletedAfterEcrAcceptedIt:
-    def test_is_no_proof_that_another_role_is_missing(self, ecr: FakeEcr, function: Function) -> None:
+class TestARoleThatIsDeletedAfterTheCheck:
+    def test_is_named_by_lambdas_first_retry_and_locks_nobody_else_out(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         function.roles = (B, A, C)
         ecr.delete_role(B)
         ecr.create_repository("app", policy=FOREIGN_POLICY)
-        ecr.create_repository("second")
-        all_roles, only_b = [lambda: None] * 2
-        ecr.run_after(WRITE, all_roles, only_b, lambda: ecr.delete_role(A))
+        first_write, check_of_a = [lambda: None] * 2
+        ecr.run_after(WRITE, first_write, check_of_a, lambda: ecr.delete_role(A))
 
-        report = function.reconcile("app")
-        assert C in str(ecr.get_policy("app"))
-        assert repository_details(report)["refused"] == [B]
-        assert f"another caller removed the grant of {A} meanwhile" in repository_details(report)["reason"]
+        details = repository_details(function.reconcile())
+        assert details["outcome"] == "failed"
+        assert details["missing_roles"] == [B]
+        assert "Principal not found" in details["reason"]
+
+        function.now += 60
+        details = repository_details(function.reconcile())
+        assert details["outcome"] == "incomplete"
+        assert details["missing_roles"] == [B, A]
+        assert ecr.get_policy("app") == normalized(document(*FOREIGN_POLICY["Statement"], grant(C)))
 
 
 class TestADryRun:
@@ -978,7 +902,8 @@ class TestADryRun:
         planned = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true", dry_run=True))
         written = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
 
-        assert f"No space for {long}" in written["reason"]
+        assert written["outcome"] == "incomplete"
+        assert f"no space for {long}" in written["reason"]
         assert written["removed"] == {"AllowPull": [CI]}
         assert planned == written
 
@@ -995,26 +920,7 @@ def test_unlisted_principals_are_removed_although_another_role_does_not_fit(
     details = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
 
     assert details["removed"] == {"AllowPull": [CI]}
-    assert details["reason"].startswith(f"No space for {long}: the policy would have")
-
-
-def test_the_id_of_a_deleted_role_stays_in_other_repositories_if_it_was_only_too_long_for_one(
-    ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("handler.reconcile.sweep.MAX_CONCURRENCY", 1)  # one after the other
-    ecr.rejects_deleted_principals = False
-    account = "arn:aws:iam::444444444444:root"
-    with_id = attach_pull(document(push(account, sid="")), [ecr.roles[CI], A])
-    others = push(account, sid="x" * (10_240 - len(render(with_id)) + 5))
-    ecr.create_repository("too-long", policy=document(grant(CI), others))
-    ecr.create_repository("app", policy=document(grant(CI)))
-    gone = ecr.delete_role(CI)
-
-    report = function.reconcile("too-long", "app")
-
-    assert report.response()["outcomes"] == {"attached": 2}
-    assert gone not in str(ecr.get_policy("too-long"))
-    assert gone in str(ecr.get_policy("app"))
+    assert details["reason"].startswith(f"no space for {long}: the policy would have")
 
 
 def test_worker_roles_import_images_only_into_the_selected_repositories(
@@ -1034,43 +940,43 @@ def test_a_removal_that_leaves_the_policy_too_long_is_reported_with_the_length_a
     accounts = push(*(f"{number:012}" for number in range(1, 321)))  # ECR stores them as longer ARNs
     ecr.create_repository("app", policy=document(grant(A, CI), accounts))
 
-    reason = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))["reason"]
+    details = repository_details(function.reconcile(REMOVE_UNLISTED_ROLES="true"))
 
-    assert "characters and ECR allows" in reason
-    assert "Find the principal" not in reason
-
-
-def test_the_write_for_a_proof_keeps_a_policy_that_would_lose_its_last_statement() -> None:
-    only_ours = document(grant("AROAEXAMPLEOFADELETED"))
-
-    assert Planner((), remove_unlisted=False).plan_without_new_roles(only_ours, ()) is only_ours
+    assert details["outcome"] == "incomplete"
+    assert details["unlisted"] == {"AllowPull": [CI]}
+    assert details["reason"].startswith("nothing removed: the policy would have ")
+    assert "characters and ECR allows 10,240" in details["reason"]
+    assert "Find the principal" not in details["reason"]
+    assert ecr.calls[WRITE] == 0
 
 
 class TestTheDeadline:
     def test_is_met_if_ecr_never_responds(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(READ, *[Fault.RESET] * 100)
-        function.let_calls_take(0.3, ecr)
+        function.seconds_per_call = 0.3
+        started = function.elapsed()
 
-        report = function.reconcile(seconds=2)
+        report = function.reconcile(timeout=2)
 
         assert "ECR did not answer" in repository_details(report)["reason"]
-        assert function.clock < 2
+        assert function.elapsed() - started < 2
 
     def test_is_not_exceeded_by_backoff_delays(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(READ, *[Fault.THROTTLED] * 100)
+        started = function.elapsed()
 
-        assert outcome(function.reconcile(seconds=2)) == "failed"
-        assert function.clock == pytest.approx(1.5)  # a quarter of the time is reserved
+        assert outcome(function.reconcile(timeout=2)) == "failed"
+        assert function.elapsed() - started == pytest.approx(1.5)  # a quarter of the time is reserved
 
     def test_during_a_request_fails_only_the_repository_in_flight(
         self, ecr: FakeEcr, function: Function
     ) -> None:
-        ecr.create_repository("fine", "stuck", "also-fine")
+        ecr.create_repository("fine", "also-fine", "stuck")
         ecr.inject_faults(READ, *[Fault.THROTTLED] * 100, repository="stuck")
 
-        report = function.reconcile("fine", "stuck", "also-fine", seconds=2)
+        report = function.reconcile("fine", "also-fine", "stuck", timeout=2)
 
         assert report.response()["outcomes"] == {"attached": 2, "failed": 1}
         with pytest.raises(
@@ -1100,19 +1006,24 @@ def test_each_call_has_a_permit_for_a_read_or_a_write_and_reports_its_result(ecr
     ecr.create_repository("app")
     ecr.inject_faults(WRITE, Fault.THROTTLED)
 
-    assert outcome(Function(ecr, Registry(ecr.client(), Recorder())).reconcile()) == "attached"
+    function = Function(ecr, registry=Registry(ecr.client(), Recorder()))
+    assert function.invoke(CREATED).results["app"].outcome == "attached"
     assert recorded == [
         *("acquire", "read served", "acquire for write", "write throttled"),
         *("acquire", "read served", "acquire for write", "write served"),
     ]
 
 
-def test_concurrent_reconciliations_adapt_to_throttling_and_all_succeed(ecr: FakeEcr) -> None:
+def test_concurrent_reconciliations_adapt_to_throttling_and_all_succeed(
+    ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(function, "sleep", time.sleep)  # the rate limit counts in real time
+    function.registry = Registry(ecr.client())
     names = [f"app-{number}" for number in range(300)]
     ecr.create_repository(*names, policy=document(grant(A)))
     ecr.buckets[READ] = TokenBucket(rate=60, burst=60)
 
-    report = Function(ecr, Registry(ecr.client())).reconcile(*names)
+    report = function.reconcile(*names)
 
     assert report.response()["outcomes"] == {"unchanged": 300}
     assert ecr.throttled < 150
@@ -1133,10 +1044,10 @@ def test_a_failed_listing_raises_an_error_with_the_reason(ecr: FakeEcr, function
         function.reconcile("*")
 
 
-def test_repositories_are_listed_with_the_largest_page_size(ecr: FakeEcr) -> None:
+def test_repositories_are_listed_with_the_largest_page_size(ecr: FakeEcr, function: Function) -> None:
     ecr.create_repository(*(f"app-{number}" for number in range(1001)), policy=document(grant(A)))
 
-    report = Function(ecr, Registry(ecr.client(), limiter_without_waits())).reconcile("*")
+    report = function.reconcile("*")
 
     assert report.response()["outcomes"] == {"unchanged": 1001}
     assert ecr.calls[LIST] == 2

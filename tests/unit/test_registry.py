@@ -4,13 +4,25 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any, cast
 
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
+from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 
 from devstack.fake_ecr import FakeEcr
-from handler.ecr.registry import PolicyRejected, Registry, RegistryError, Unavailable
+from handler.ecr.errors import (
+    THROTTLES,
+    TRANSIENT,
+    PolicyRejected,
+    RegistryError,
+    Throttled,
+    Unavailable,
+    translate,
+)
+from handler.ecr.registry import Registry
 
 
 def registry(endpoint: str) -> Registry:
@@ -23,6 +35,18 @@ def registry(endpoint: str) -> Registry:
         config=Config(retries={"total_max_attempts": 1}, read_timeout=0.2),
     )
     return Registry(client)
+
+
+def client_error(code: str, status: int) -> ClientError:
+    metadata = {
+        "RequestId": "1",
+        "HTTPStatusCode": status,
+        "HTTPHeaders": {},
+        "RetryAttempts": 0,
+        "HostId": "",
+    }
+    error = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": metadata}
+    return ClientError(cast("Any", error), "GetRepositoryPolicy")
 
 
 def close_at_once(_: socket.socket) -> None:
@@ -94,3 +118,36 @@ def test_an_invalid_call_is_a_permanent_error() -> None:
         registry("http://127.0.0.1:1").get_policy("")
 
     assert not isinstance(caught.value, Unavailable)
+
+
+class TestTheErrorsOfTheStandardRetryMode:
+    """botocore may add some with an upgrade: then one of these tests fails."""
+
+    throttles = frozenset(vars(ThrottledRetryableChecker)["_THROTTLED_ERROR_CODES"])
+    transient = frozenset(vars(TransientRetryableChecker)["_TRANSIENT_ERROR_CODES"])
+    status_codes = vars(TransientRetryableChecker)["_TRANSIENT_STATUS_CODES"]
+
+    def test_are_the_throttles_except_for_one_that_ecrs_api_guide_adds(self) -> None:
+        assert THROTTLES - self.throttles == {"ThrottleException"}
+        assert self.throttles <= THROTTLES
+
+    def test_are_the_transient_errors_except_for_one_that_is_a_throttle(self) -> None:
+        assert self.transient - THROTTLES == TRANSIENT
+        assert self.transient & THROTTLES == {"PriorRequestNotComplete"}
+
+    @pytest.mark.parametrize("status", [408, 429, *status_codes])
+    def test_and_its_status_codes_are_retried_whatever_the_code(self, status: int) -> None:
+        assert isinstance(translate(client_error("Unknown", status)), Unavailable)
+
+    @pytest.mark.parametrize("code", sorted(THROTTLES | TRANSIENT))
+    def test_are_retried_and_only_throttles_slow_the_calls_down(self, code: str) -> None:
+        translated = translate(client_error(code, 400))
+
+        assert isinstance(translated, Unavailable)
+        assert isinstance(translated, Throttled) == (
+            code not in {"RequestTimeout", "RequestTimeoutException"}
+        )
+
+    @pytest.mark.parametrize("status", [400, 403, 404])
+    def test_are_no_others(self, status: int) -> None:
+        assert not isinstance(translate(client_error("Unknown", status)), Unavailable)

@@ -1,6 +1,6 @@
 """The registry's policy: what it means for the grants, and what the report says on it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from devstack.fake_ecr import ACCOUNT, READ_REGISTRY, REGION, FakeEcr, Fault
 from handler.ecr.registry import Registry
 from handler.events.request import Request
 from handler.policy.grants import ACTIONS, DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
-from handler.policy.registry_policy import RegistryPolicy, Status, evaluate, read
+from handler.policy.registry_policy import RegistryPolicy, Status, evaluate
+from handler.reconcile.sweep import read_registry_policy
 from handler.report.report import Report
 from handler.settings import Settings
 from tests.environment import REQUIRED
@@ -114,15 +115,9 @@ class TestStatus:
         assert evaluated(allow(), deny(Action="ecr:DescribeImages")).status is Status.ALLOWS
 
 
-@pytest.fixture
-def ecr() -> Iterator[FakeEcr]:
-    with FakeEcr().serving() as ecr:
-        yield ecr
-
-
 def read_from(ecr: FakeEcr) -> RegistryPolicy:
     settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": f"{A},{B}"})
-    return read(Registry(ecr.client(), limiter_without_waits()), settings, PREFIX)
+    return read_registry_policy(Registry(ecr.client(), limiter_without_waits()), settings, PREFIX)
 
 
 class TestReading:
@@ -147,6 +142,25 @@ class TestReading:
         ecr.inject_faults(READ_REGISTRY, Fault.SERVER_ERROR)
 
         assert read_from(ecr).status is Status.UNKNOWN
+
+    def test_of_an_invalid_policy_is_a_note(self, ecr: FakeEcr) -> None:
+        ecr.registry_policy = {"Version": "2012-10-17", "Statement": 1}
+
+        policy = read_from(ecr)
+
+        assert policy.status is Status.UNKNOWN
+        assert policy.note.startswith('"Statement" in the policy is neither')
+
+    def test_with_a_bug_is_a_note_without_the_text_of_the_error(
+        self, ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "handler.reconcile.sweep.evaluate", lambda *_: {"Sid": "Push"}["part of a policy"]
+        )
+
+        assert read_from(ecr) == RegistryPolicy(
+            Status.UNKNOWN, note="unexpected KeyError, a bug of this function"
+        )
 
 
 class TestTheReport:

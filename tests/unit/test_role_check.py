@@ -488,3 +488,17 @@ def test_a_policy_that_ecr_itself_finds_too_long_fails_with_that_reason(
     with pytest.raises(RepositoriesFailed, match="'PolicyText' length must be <= 10240"):
         function.reconcile().raise_for_failures()
     assert calls(ecr) == (1, 1, 0)
+
+
+def test_a_missing_role_does_not_hide_a_rejected_foreign_principal(ecr: FakeEcr, function: Function) -> None:
+    function.roles = (A, B)
+    ecr.create_repository("app", policy=document(push(VENDOR)))
+    deleted_id = ecr.delete_role(VENDOR)
+    ecr.delete_role(B)
+
+    report = function.reconcile()
+
+    assert missing(report) == [B]
+    with pytest.raises(RepositoriesFailed, match=f'statement "Push" names {deleted_id}'):
+        report.raise_for_failures()
+    assert calls(ecr) == (2, 2, 2)

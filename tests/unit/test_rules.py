@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from moto.events.models import EventPattern
 
-from tests.unit.cloudformation import ACCOUNT, REGION, STACK, deployed
+from tests.unit.cloudformation import ACCOUNT, REGION, STACK, STACK_UUID, deployed
 
 type Event = dict[str, Any]
 type SavedEvent = Callable[[str], Event]
@@ -23,7 +23,8 @@ RULES = {
     "StackDeployed": ["deployed"],
 }
 MATCHING = [(rule, event) for rule, events in RULES.items() for event in events]
-STACK_ID = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{STACK}/1"
+STACK_ID = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{STACK}/{STACK_UUID}"
+REPOSITORY_NAME = ("detail", "requestParameters", "repositoryName")
 OWN_CALLER = "arn:aws:sts::111122223333:assumed-role/<Role>/<Function>"
 
 
@@ -78,6 +79,16 @@ def test_a_saved_event_matches_its_rule_only(
         ("policy-set", ("detail", "userIdentity"), {"type": "Root", "arn": f"arn:aws:iam::{ACCOUNT}:root"}),
         ("policy-set", ("detail", "userIdentity", "arn"), None),
         ("policy-set", ("detail", "userIdentity"), None),
+        *(
+            ("policy-set", REPOSITORY_NAME, name)
+            for name in (
+                *("app", "ecr-allow-pull-role-check", "ecr-allow-pull-role-checks/app"),
+                "team/ecr-allow-pull-role-check/app",
+            )
+        ),
+        ("policy-set", REPOSITORY_NAME, None),
+        ("policy-set", ("detail", "requestParameters"), None),
+        ("policy-deleted", ("detail", "requestParameters"), None),
         ("deployed", ("detail", "status-details", "status"), "CREATE_COMPLETE"),
         ("deployed", ("detail", "status-details", "status"), "UPDATE_COMPLETE"),
     ],
@@ -104,6 +115,10 @@ def test_a_variant_of_a_saved_event_matches_too(
         ("policy-set", ("detail", "eventName"), "PutRegistryPolicy"),
         ("policy-set", ("detail", "errorCode"), "InvalidParameterException"),
         ("policy-set", ("detail", "userIdentity", "arn"), OWN_CALLER),
+        # The role checks of other stacks, and of this one.
+        ("policy-set", REPOSITORY_NAME, "ecr-allow-pull-role-check/00000000-0000-4000-8000-000000000000"),
+        ("policy-set", REPOSITORY_NAME, f"ecr-allow-pull-role-check/{STACK_UUID}"),
+        ("policy-deleted", REPOSITORY_NAME, f"ecr-allow-pull-role-check/{STACK_UUID}"),
         ("image-pushed", ("detail", "action-type"), "DELETE"),
         ("image-pushed", ("detail", "result"), "FAILURE"),
         ("image-cached", ("detail", "sync-status"), "FAILED"),

@@ -3,8 +3,8 @@
 import pytest
 
 from handler.policy.grants import DESCRIBE_IMAGES, PULL, PULL_THROUGH_CACHE, Grant
-from handler.settings import InvalidSetting, Settings
-from tests.environment import REQUIRED
+from handler.settings import InvalidSetting, Mode, Settings
+from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 
@@ -24,12 +24,15 @@ def test_the_required_variables_suffice() -> None:
 
     assert loaded.worker_role_arns == (ROLE,)
     assert "any/repository" in loaded.scope
-    assert not loaded.plan_mode
+    assert loaded.mode is Mode.ENFORCE
     assert not loaded.remove_unlisted_roles
     assert loaded.role_name == "ecr-allow-pull-Role"
+    assert loaded.role_check_repository == ROLE_CHECK_REPOSITORY
 
 
-@pytest.mark.parametrize("variable", ["WORKER_ROLE_ARNS", "REPOSITORIES", "MODE", "ROLE_NAME"])
+@pytest.mark.parametrize(
+    "variable", ["WORKER_ROLE_ARNS", "REPOSITORIES", "MODE", "ROLE_NAME", "ROLE_CHECK_REPOSITORY"]
+)
 def test_a_missing_required_variable_is_rejected_with_the_fix(variable: str) -> None:
     environment = {name: value for name, value in REQUIRED.items() if name != variable}
 
@@ -43,6 +46,28 @@ def test_a_missing_required_variable_is_rejected_with_the_fix(variable: str) -> 
 @pytest.mark.parametrize("value", ["", "arn:aws:iam::111122223333:role/r", "path/name", "*", "r" * 65])
 def test_a_value_that_is_no_role_name_is_rejected(value: str) -> None:
     assert "use the name of the function's role" in error_message(ROLE_NAME=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "team/app",
+        "ecr-allow-pull-role-check",
+        "ecr-allow-pull-role-check/",
+        "ecr-allow-pull-role-check/*",
+        "ecr-allow-pull-role-check/Stack",
+        "team/ecr-allow-pull-role-check/stack",
+        f"ecr-allow-pull-role-check/{'r' * 256}",
+    ],
+)
+def test_a_value_that_is_no_repository_for_role_checks_is_rejected(value: str) -> None:
+    """The function would write its checks into the policy of a user's repository."""
+    message = error_message(ROLE_CHECK_REPOSITORY=value)
+
+    assert message.startswith(f"ROLE_CHECK_REPOSITORY is {value!r}: ")
+    assert "use the name of the stack's own repository" in message
+    assert "ecr-allow-pull-role-check/" in message.partition(": ")[2]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +152,15 @@ def test_the_message_for_a_long_value_is_short(value: str) -> None:
     assert len(error_message(WORKER_ROLE_ARNS=value)) < 1_000
 
 
+@pytest.mark.parametrize("repositories", ["*", "ecr-allow-pull-role-check/*", ROLE_CHECK_REPOSITORY])
+@pytest.mark.parametrize("name", [ROLE_CHECK_REPOSITORY, "ecr-allow-pull-role-check/of-another-stack"])
+def test_a_repository_for_role_checks_is_in_no_scope(repositories: str, name: str) -> None:
+    loaded = settings(REPOSITORIES=repositories, PULL_THROUGH_CACHE_REPOSITORIES=repositories)
+
+    assert name not in loaded.scope
+    assert name not in loaded.pull_through_cache
+
+
 def test_a_scope_includes_and_excludes_by_globs() -> None:
     scope = settings(REPOSITORIES="ml/*, team/app, !ml/scratch-*").scope
 
@@ -145,13 +179,13 @@ def test_a_scope_includes_and_excludes_by_globs() -> None:
         ("Team/*", "lower-case"),
         ("team//app", "is not a name"),
         ("a", "is not a name"),
-        ("team app*", "matches no name"),
+        ("team app*", "no glob that could match one"),
         ("*,!", "is not a name"),
         ("*,!*", "excludes every repository"),
-        ("/team/*", "matches no name"),
-        ("team//*", "matches no name"),
-        ("*/", "matches no name"),
-        ("team/[a", "matches no name"),
+        ("/team/*", "no glob that could match one"),
+        ("team//*", "no glob that could match one"),
+        ("*/", "no glob that could match one"),
+        ("team/[a", "no glob that could match one"),
         ("111122223333.dkr.ecr.us-east-1.amazonaws.com/team/app:v1", "use the repository name"),
         ("x" * 600 + "*", "512 are allowed"),
     ],
@@ -163,9 +197,12 @@ def test_a_scope_that_selects_nothing_is_rejected_with_a_hint(value: str, hint: 
     assert hint in message
 
 
-@pytest.mark.parametrize(("value", "plan"), [("plan", True), ("enforce", False), (" Plan ", True)])
-def test_the_mode_is_enforce_or_plan(value: str, *, plan: bool) -> None:
-    assert settings(MODE=value).plan_mode is plan
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [("plan", Mode.PLAN), ("enforce", Mode.ENFORCE), ("remove", Mode.REMOVE), (" Plan ", Mode.PLAN)],
+)
+def test_the_mode_is_one_of_three(value: str, mode: Mode) -> None:
+    assert settings(MODE=value).mode is mode
 
 
 @pytest.mark.parametrize(("value", "remove"), [("true", True), ("false", False), ("TRUE", True)])
@@ -183,7 +220,7 @@ def test_an_unknown_choice_is_rejected_with_the_valid_choices(variable: str, val
 
 class TestGrants:
     def test_are_those_of_the_worker_roles_alone_by_default(self) -> None:
-        assert settings().grants("team/app") == (
+        assert settings().grants_for("team/app") == (
             Grant(PULL, (ROLE,)),
             Grant(DESCRIBE_IMAGES, ()),
             Grant(PULL_THROUGH_CACHE, ()),
@@ -194,19 +231,19 @@ class TestGrants:
 
         given = settings(DESCRIBE_ROLE_ARNS=f"{proxy}, {ROLE}")
 
-        assert Grant(DESCRIBE_IMAGES, (proxy, ROLE)) in given.grants("team/app")
+        assert Grant(DESCRIBE_IMAGES, (proxy, ROLE)) in given.grants_for("team/app")
 
     def test_include_imports_where_a_pattern_of_the_pull_through_cache_matches(self) -> None:
         given = settings(PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*, !docker-hub/private/*")
 
-        assert Grant(PULL_THROUGH_CACHE, (ROLE,)) in given.grants("docker-hub/library/alpine")
-        assert Grant(PULL_THROUGH_CACHE, ()) in given.grants("docker-hub/private/app")
-        assert Grant(PULL_THROUGH_CACHE, ()) in given.grants("team/app")
+        assert Grant(PULL_THROUGH_CACHE, (ROLE,)) in given.grants_for("docker-hub/library/alpine")
+        assert Grant(PULL_THROUGH_CACHE, ()) in given.grants_for("docker-hub/private/app")
+        assert Grant(PULL_THROUGH_CACHE, ()) in given.grants_for("team/app")
 
     def test_anywhere_include_all_that_apply_somewhere(self) -> None:
-        assert Grant(PULL_THROUGH_CACHE, ()) in settings().grants()
+        assert Grant(PULL_THROUGH_CACHE, ()) in settings().all_grants()
         given = settings(PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*")
-        assert Grant(PULL_THROUGH_CACHE, (ROLE,)) in given.grants()
+        assert Grant(PULL_THROUGH_CACHE, (ROLE,)) in given.all_grants()
 
     @pytest.mark.parametrize(
         ("value", "hint"),

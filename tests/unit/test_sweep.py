@@ -1,37 +1,35 @@
 """Sweeps of many repositories, on a simulated ECR and a simulated clock."""
 
-import json
-import logging
 import random
 import re
 import threading
-import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from time import sleep
+from typing import Any, cast
 
 import pytest
 
-from handler.ecr.registry import MAX_CONCURRENCY, RegistryError, RepositoryNotFound, Throttled, Unavailable
-from handler.events.request import Checkpoint, Request
-from handler.events.triggers import FunctionIdentity, parse
-from handler.policy.document import parse as parse_policy
-from handler.policy.document import render
+from devstack.fake_ecr import FakeEcr
+from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
+from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.events.request import MAX_FAILED_NAMES, Continuation, Request
+from handler.policy.document import parse, render
+from handler.policy.grants import PULL, Grant
+from handler.policy.plan import grantees_of, plan
 from handler.reconcile.result import Outcome, Result
+from handler.reconcile.role_check import RoleCheck
 from handler.reconcile.sweep import OutOfTime, Sweep, _run_concurrently
 from handler.report.report import Report, RepositoriesFailed
 from handler.settings import Settings
-from tests.environment import REQUIRED
-from tests.unit.pull_grant import attach_pull, pull_roles
+from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
+from tests.unit.function import Function, Invocation
+from tests.unit.policies import A, B
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
-SETTINGS = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE})
-GRANTED_POLICY = render(attach_pull(None, [ROLE]))
-FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
+SETTINGS = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": A})
+GRANTED_POLICY = render(plan(None, [Grant(PULL, (A,))]).policy or {})
 LAMBDA_TIMEOUT = 900.0  # seconds, the maximum that Lambda allows
 CALL_DURATION = 0.01  # seconds that a call adds to the invocation, with many calls in flight
 
@@ -44,6 +42,8 @@ class SimulatedRegistry:
         self.calls: Counter[str] = Counter()
         self.writes: Counter[str] = Counter()
         self.broken: set[str] = set()
+        self.throttled: set[str] = set()
+        self.missing_role = "none"
         self.time = 0.0
         self._lock = threading.Lock()
 
@@ -55,16 +55,32 @@ class SimulatedRegistry:
 
     def get_policy(self, name: str) -> str | None:
         self._record_call("read")
+        if name in self.throttled:
+            sleep(0.001)  # in real time, for the other threads
+            raise Throttled("Rate exceeded")
         if name in self.broken:
             raise RegistryError("broken")
         if name not in self.policies:
             raise RepositoryNotFound(name)
         return self.policies[name]
 
+    def get_registry_policy(self) -> None:
+        self._record_call("registry policy")
+
     def set_policy(self, name: str, text: str) -> None:
         self._record_call("write")
+        self._reject_missing_role(text)
         self.writes[name] += 1
         self.policies[name] = text
+
+    def check_policy(self, name: str, text: str) -> None:
+        assert name == ROLE_CHECK_REPOSITORY
+        self._record_call("check")
+        self._reject_missing_role(text)
+
+    def _reject_missing_role(self, text: str) -> None:
+        if self.missing_role in text:
+            raise PolicyRejected("Principal not found")
 
     def _record_call(self, call: str) -> None:
         with self._lock:
@@ -89,55 +105,38 @@ class UnavailableRegistry(SimulatedRegistry):
         raise Unavailable("ECR did not answer")
 
 
-class Lambda:
-    """Lambda: invokes the function once for each continuation, or twice for a random few."""
+class Lambda(Function):
+    """The function, with its continuations, against a simulated registry."""
 
     def __init__(
-        self,
-        registry: SimulatedRegistry,
-        timeout: float = LAMBDA_TIMEOUT,
-        duplicates: random.Random | None = None,
-        **settings: str,
+        self, simulated: SimulatedRegistry, timeout: float = LAMBDA_TIMEOUT, **settings: str
     ) -> None:
-        self.registry = registry
-        self.timeout = timeout
-        self.duplicates = duplicates
-        self.settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | settings)
-        self.between_invocations: Callable[[], object] = lambda: None
-        self.invocations = 0
+        registry = cast("Registry", simulated)
+        super().__init__(FakeEcr(), settings=settings, registry=registry, timeout=timeout)
+        self.simulated = simulated
         self.longest_invocation = 0.0
-        self.answers: list[dict[str, object]] = []
 
-    def run(self, payload: dict[str, object]) -> None:
-        payloads = [payload]
-        while payloads:
-            self.invocations += 1
-            started = self.registry.time
-            request = parse(json.loads(json.dumps(payloads.pop(0))), FUNCTION)
-            sweep = Sweep(
-                request,
-                self.settings,
-                self.registry,  # type: ignore[arg-type]
-                lambda started=started: self.timeout - (self.registry.time - started),  # type: ignore[misc]
-            )
-            report = Report(request, dry_run=sweep.dry_run)
-            try:
-                for result in sweep.run():
-                    report.add(result)
-            finally:
-                report.publish()
-            self.longest_invocation = max(self.longest_invocation, self.registry.time - started)
-            if sweep.remaining:
-                payloads += [sweep.remaining.payload("0e")] * (
-                    2 if self.duplicates and self.duplicates.random() < 0.2 else 1
-                )
-            self.between_invocations()
-            report.unmatched, report.continued = sweep.unmatched, sweep.remaining is not None
-            self.answers.append(report.response())
-            report.raise_for_failures()
+    def invoke(self, event: object, *, timeout: float | None = None, **settings: str) -> Invocation:
+        started = self.elapsed()
+        invocation = super().invoke(event, timeout=timeout, **settings)
+        self.longest_invocation = max(self.longest_invocation, self.elapsed() - started)
+        return invocation
+
+    def elapsed(self) -> float:
+        return self.now + self.simulated.time
 
     def total(self, outcome: str) -> int:
-        return sum(dict(answer["outcomes"]).get(outcome, 0) for answer in self.answers)  # type: ignore[call-overload]
+        return sum(answer["outcomes"].get(outcome, 0) for answer in self.answers)
+
+
+def prepare(
+    request: Request,
+    registry: SimulatedRegistry,
+    time_left: Callable[[], float] = lambda: LAMBDA_TIMEOUT,
+    settings: Settings = SETTINGS,
+) -> Sweep:
+    real = cast("Registry", registry)
+    return Sweep(request, settings, real, RoleCheck(real, settings, "111122223333"), time_left)
 
 
 def run(sweep: Sweep) -> list[Result]:
@@ -154,36 +153,51 @@ def test_ten_pages_of_repositories_are_reconciled_in_several_invocations() -> No
     registry = SimulatedRegistry(shuffled(10_000))
     function = Lambda(registry, timeout=LAMBDA_TIMEOUT * 0.1)
 
-    function.run({"repositories": ["*"]})
+    function.run()
 
     assert set(registry.policies.values()) == {GRANTED_POLICY}
     assert set(registry.writes.values()) == {1}
     assert function.total("attached") == 10_000
     assert function.total("unchanged") == 0
-    assert function.invocations == 3
+    assert [answer.get("continued", False) for answer in function.answers] == [True, True, False]
     assert function.longest_invocation < function.timeout
-    assert [answer.get("handed_over", False) for answer in function.answers] == [True, True, False]
 
 
 def test_a_continuation_delivered_twice_writes_each_policy_once() -> None:
     registry = SimulatedRegistry(shuffled(3_000))
-    function = Lambda(registry, timeout=5, duplicates=random.Random(3))
+    function = Lambda(registry, timeout=5)
+    chance = random.Random(3)
 
-    function.run({"repositories": ["*"]})
+    payloads: list[dict[str, object]] = [{"repositories": ["*"]}]
+    unchanged = 0
+    while payloads:
+        invocation = function.invoke(payloads.pop(0))
+        assert invocation.answer
+        unchanged += invocation.answer["outcomes"].get("unchanged", 0)
+        if invocation.continuation:
+            payloads += [invocation.continuation] * (2 if chance.random() < 0.2 else 1)
 
     assert set(registry.policies.values()) == {GRANTED_POLICY}
     assert set(registry.writes.values()) == {1}
-    assert function.total("unchanged") > 0
+    assert unchanged > 0
 
 
 def test_an_invocation_ends_before_its_timeout() -> None:
     registry = SimulatedRegistry(shuffled(5_000))
 
-    sweep = Sweep(Request(("*",)), SETTINGS, registry, lambda: 30 - registry.time)  # type: ignore[arg-type]
+    sweep = prepare(Request(("*",)), registry, lambda: 30 - registry.time)
     run(sweep)
 
-    assert sweep.remaining is not None
+    assert sweep.continuation is not None
     assert registry.time < 30 - 0.25 * 30 + MAX_CONCURRENCY * 2 * CALL_DURATION
+
+
+def sweep_and_publish(registry: SimulatedRegistry) -> None:
+    request = Request(("*",))
+    sweep, report = prepare(request, registry), Report(request, dry_run=False)
+    for result in sweep.run():
+        report.add(result)
+    report.publish()
 
 
 def test_memory_does_not_grow_with_the_number_of_repositories() -> None:
@@ -192,7 +206,7 @@ def test_memory_does_not_grow_with_the_number_of_repositories() -> None:
         registry = SimulatedRegistry(shuffled(count))
         registry.policies = dict.fromkeys(registry.policies, GRANTED_POLICY)
         tracemalloc.start()
-        Lambda(registry).run({"repositories": ["*"]})
+        sweep_and_publish(registry)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
 
@@ -205,11 +219,11 @@ def test_failed_repositories_do_not_stop_the_sweep_and_the_last_invocation_repor
     function = Lambda(registry, timeout=20)
 
     with pytest.raises(RepositoriesFailed) as caught:
-        function.run({"repositories": ["*"]})
+        function.run()
 
     failed = re.findall(r"(\d+) (?:of \d+ repositories )?failed", str(caught.value))
     assert sum(map(int, failed)) == 2
-    assert function.invocations > 3
+    assert len(function.answers) > 3
     assert registry.calls["write"] == 4_998
     assert sum(policy == GRANTED_POLICY for policy in registry.policies.values()) == 4_998
 
@@ -220,10 +234,11 @@ def test_a_sweep_with_many_failures_ends_and_retries_each_failed_repository_once
     function = Lambda(registry, timeout=20)
 
     with pytest.raises(RepositoriesFailed, match=r"^600 of \d+ repositories failed: .*; and 590 more"):
-        function.run({"repositories": ["*"]})
+        function.run()
 
     assert sum(policy == GRANTED_POLICY for policy in registry.policies.values()) == 2_400
     assert registry.calls["read"] <= 3_000 + 600
+    assert registry.calls["check"] == 0
 
 
 def test_repositories_deleted_during_a_sweep_do_not_hide_others() -> None:
@@ -238,21 +253,20 @@ def test_repositories_deleted_during_a_sweep_do_not_hide_others() -> None:
 
     registry = PagesByKey(shuffled(3_000))
     function = Lambda(registry, timeout=8)
-    function.between_invocations = lambda: [
+    function.between = lambda: [
         registry.policies.pop(name)
         for name in [name for name, policy in registry.policies.items() if policy][:20]
     ]
 
-    function.run({"repositories": ["*"]})
+    function.run()
 
-    assert function.invocations > 3
+    assert len(function.answers) > 3
     assert set(registry.policies.values()) == {GRANTED_POLICY}
 
 
 def test_a_listing_past_the_deadline_continues_in_a_new_invocation(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = SimulatedRegistry(shuffled(2_000))
     list_page = registry.list_repositories
-    monkeypatch.setattr(time, "sleep", lambda _: None)
 
     def throttle_later_pages(token: str | None = None) -> tuple[list[str], str | None]:
         if token and registry.calls["page"] < 50:
@@ -262,10 +276,11 @@ def test_a_listing_past_the_deadline_continues_in_a_new_invocation(monkeypatch: 
 
     monkeypatch.setattr(registry, "list_repositories", throttle_later_pages)
     function = Lambda(registry, timeout=27)
+    function.seconds_per_delay = 0
 
-    function.run({"repositories": ["*"]})
+    function.run()
 
-    assert function.invocations > 1
+    assert len(function.answers) > 1
     assert set(registry.policies.values()) == {GRANTED_POLICY}
 
 
@@ -273,15 +288,15 @@ def test_pages_without_a_matching_repository_count_toward_the_deadline() -> None
     registry = SimulatedRegistry([*(f"other/app-{number:05}" for number in range(50_000)), "team/app"])
     function = Lambda(registry, timeout=0.4)
 
-    function.run({"repositories": ["team/*"]})
+    function.run("team/*")
 
-    assert function.invocations > 1
+    assert len(function.answers) > 1
     assert function.longest_invocation < 0.4
     assert registry.policies["team/app"] == GRANTED_POLICY
 
 
 def test_a_listing_that_fails_midway_raises_an_error_and_the_totals_so_far_are_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[dict[str, Any]]]
 ) -> None:
     registry = SimulatedRegistry(shuffled(2_000))
     list_page = registry.list_repositories
@@ -292,23 +307,23 @@ def test_a_listing_that_fails_midway_raises_an_error_and_the_totals_so_far_are_l
         return list_page(token)
 
     monkeypatch.setattr(registry, "list_repositories", fail_after_the_first_page)
-    monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
 
     with pytest.raises(RegistryError, match="not authorized"):
-        Lambda(registry).run({"repositories": ["*"]})
+        Lambda(registry).run()
 
-    assert vars(caplog.records[-1])["outcomes"] == {"attached": 1_000}
+    assert logged()[-1]["message"] == "report"
+    assert logged()[-1]["outcomes"] == {"attached": 1_000}
 
 
 def test_names_past_the_deadline_continue_in_a_new_invocation() -> None:
     registry = SimulatedRegistry(names := shuffled(3_000))
     function = Lambda(registry, timeout=20)
 
-    function.run({"repositories": [*names[:2_500], "team-5/*"]})
+    function.run(*names[:2_500], "team-5/*")
 
     expected = {name for name in names if name in set(names[:2_500]) or name.startswith("team-5/")}
     assert {name for name, policy in registry.policies.items() if policy} == expected
-    assert function.invocations > 2
+    assert len(function.answers) > 2
 
 
 def test_a_repository_that_is_named_and_matched_is_retried_once_after_a_continuation() -> None:
@@ -317,9 +332,9 @@ def test_a_repository_that_is_named_and_matched_is_retried_once_after_a_continua
     function = Lambda(registry, timeout=20)
 
     with pytest.raises(RepositoriesFailed, match="zapp") as caught:
-        function.run({"repositories": ["zapp", "*"]})
+        function.run("zapp", "*")
 
-    assert function.invocations > 1
+    assert len(function.answers) > 1
     assert str(caught.value).count("zapp") == 1
 
 
@@ -333,11 +348,11 @@ def test_a_single_repository_is_reconciled_without_a_thread(monkeypatch: pytest.
         return read(name)
 
     monkeypatch.setattr(registry, "get_policy", get_policy)
-    Lambda(registry).run({"repositories": ["app"]})
+    Lambda(registry).run("app")
     assert threads == [threading.current_thread()]
 
-    Lambda(registry).run({"repositories": ["app", "other"]})
-    Lambda(registry).run({"repositories": ["app*"]})
+    Lambda(registry).run("app", "other")
+    Lambda(registry).run("app*")
     assert threading.current_thread() not in threads[1:]
 
 
@@ -345,10 +360,10 @@ def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
     registry = SimulatedRegistry(shuffled(3_000))
     function = Lambda(registry, timeout=15)
 
-    function.run({"repositories": ["*"], "dry_run": True})
+    function.run(dry_run=True)
 
     assert function.total("would_attach") == 3_000
-    assert function.invocations > 1
+    assert len(function.answers) > 1
     assert not registry.writes
 
 
@@ -357,7 +372,114 @@ def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_conti
     times = iter([10.0])
 
     with pytest.raises(OutOfTime, match="raise the function timeout"):
-        run(Sweep(Request(("a-name",)), SETTINGS, registry, lambda: next(times, 0.0)))  # type: ignore[arg-type]
+        run(prepare(Request(("a-name",)), registry, lambda: next(times, 0.0)))
+
+
+class TestAMissingRole:
+    def test_costs_one_rejected_write_for_each_thread_and_two_checks(self) -> None:
+        registry = SimulatedRegistry(shuffled(2_000))
+        registry.missing_role = B
+        function = Lambda(registry, WORKER_ROLE_ARNS=f"{A},{B}")
+
+        with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing in 2000 of 2000 repositories"):
+            function.run()
+
+        assert set(registry.policies.values()) == {GRANTED_POLICY}
+        assert registry.calls["check"] == 2
+        assert registry.calls["write"] <= 2_000 + MAX_CONCURRENCY
+        assert registry.calls["read"] <= 2_000 + MAX_CONCURRENCY
+
+    def test_is_retried_at_the_end_and_counted_beyond_the_names_that_a_continuation_holds(self) -> None:
+        registry = SimulatedRegistry(shuffled(3_000))
+        registry.missing_role = B
+        function = Lambda(registry, timeout=20, WORKER_ROLE_ARNS=f"{A},{B}")
+
+        with pytest.raises(RepositoriesFailed) as caught:
+            function.run()
+
+        failed = re.findall(
+            r"(?:missing in (\d+) of|(\d+) (?:of \d+ repositories|more) failed)", str(caught.value)
+        )
+        assert sum(int(number) for numbers in failed for number in numbers if number) == 3_000
+        assert len(function.payload["continuation"]["failed"]) == MAX_FAILED_NAMES  # type: ignore[index]
+        assert set(registry.policies.values()) == {GRANTED_POLICY}
+
+    def test_that_appears_between_two_invocations_is_granted_everywhere(self) -> None:
+        registry = SimulatedRegistry(shuffled(1_500))
+        registry.missing_role = B
+        function = Lambda(registry, timeout=25, WORKER_ROLE_ARNS=f"{A},{B}")
+
+        def create_role() -> None:
+            registry.missing_role = "none"
+            function.now, function.timeout = function.now + 60, 100
+
+        function.between = create_role
+
+        function.run()
+
+        both = {(PULL, A), (PULL, B)}
+        assert function.answers[0]["missing_roles"][0]["role"] == B
+        assert all(grantees_of(parse(text)) == both for text in registry.policies.values())
+
+    def test_is_asked_about_once_in_a_dry_run_of_less_than_a_minute(self) -> None:
+        registry = SimulatedRegistry(shuffled(2_000))
+        registry.missing_role = B
+        function = Lambda(registry, WORKER_ROLE_ARNS=f"{A},{B}")
+
+        with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing in 2000 of 2000 repositories"):
+            function.run(dry_run=True)
+
+        assert registry.calls["check"] == 2
+        assert not registry.calls["write"]
+        assert not registry.writes
+
+
+class TestARepositoryThatIsThrottledUntilTheDeadline:
+    @pytest.fixture
+    def registry(self) -> SimulatedRegistry:
+        registry = SimulatedRegistry([*(f"app-{number:04}" for number in range(1_500)), "slow"])
+        registry.throttled = {"slow"}
+        return registry
+
+    def test_is_reconciled_by_a_later_invocation_and_is_no_failure(self, registry: SimulatedRegistry) -> None:
+        function = Lambda(registry, timeout=25)
+        function.seconds_per_delay = 0
+        function.between = registry.throttled.clear
+
+        function.run("slow", "*")
+
+        assert function.answers[0]["continued"] is True
+        assert set(registry.policies.values()) == {GRANTED_POLICY}
+        assert registry.writes["slow"] == 1
+
+    def test_is_a_failure_of_the_last_invocation(self, registry: SimulatedRegistry) -> None:
+        with pytest.raises(RepositoriesFailed, match=r"slow: no attempt succeeded in time: Rate exceeded$"):
+            Lambda(registry, timeout=25).run("slow", "app-0000")
+
+
+def test_the_payload_of_a_continuation_is_within_lambdas_limit() -> None:
+    longest = 256
+    names = tuple(f"{number:04}".ljust(longest, "x") for number in range(2_000))
+    registry = SimulatedRegistry(list(names))
+    registry.broken = set(names[:MAX_FAILED_NAMES])
+    function = Lambda(registry, timeout=16)
+    sizes: list[int] = []
+    function.between = lambda: sizes.append(len(str(function.payload)))
+
+    with pytest.raises(RepositoriesFailed, match=f"{MAX_FAILED_NAMES} of"):
+        function.run()
+
+    assert max(sizes) < 1_000_000
+
+
+def test_a_dry_run_needs_no_role_check() -> None:
+    registry = SimulatedRegistry(["app"])
+    sweep = Sweep(Request(("app",), dry_run=True), SETTINGS, cast("Registry", registry), None, lambda: 900)
+
+    (result,) = run(sweep)
+
+    assert result.outcome is Outcome.WOULD_ATTACH
+    assert registry.calls == {"read": 1}
 
 
 def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +494,7 @@ def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.
     monkeypatch.setattr(registry, "get_policy", throttle)
     times = iter([900.0, 900.0])
 
-    (result,) = run(Sweep(Request(("app",)), SETTINGS, registry, lambda: next(times, 1.0)))  # type: ignore[arg-type]
+    (result,) = run(prepare(Request(("app",)), registry, lambda: next(times, 1.0)))
 
     assert result.outcome is Outcome.FAILED
     assert "throttled" in result.reason
@@ -387,8 +509,8 @@ class TestARegistryThatStopsAnswering:
         return UnavailableRegistry()
 
     def sweep(self, registry: SimulatedRegistry, *names: str, retry: tuple[str, ...] = ()) -> Sweep:
-        request = Request(names, checkpoint=Checkpoint(failed=retry))
-        return Sweep(request, SETTINGS, registry, lambda: LAMBDA_TIMEOUT - registry.time)  # type: ignore[arg-type]
+        request = Request(names, continuation=Continuation(failed=retry))
+        return prepare(request, registry, lambda: LAMBDA_TIMEOUT - registry.time)
 
     def test_fails_every_repository_that_was_tried(self, registry: UnavailableRegistry) -> None:
         names = [f"app-{number}" for number in range(MAX_CONCURRENCY)]
@@ -417,8 +539,8 @@ class TestARegistryThatStopsAnswering:
 
         results = run(self.sweep(registry, retry=("a", "b")))
 
-        reason = "it failed before, and there was no time to retry it"
-        assert results == [Result(name, Outcome.FAILED, reason=reason) for name in ("a", "b")]
+        error = "it failed before, and there was no time to retry it"
+        assert results == [Result(name, Outcome.FAILED, error=error) for name in ("a", "b")]
 
 
 class TestPatterns:
@@ -430,17 +552,17 @@ class TestPatterns:
             PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*,scratch/*",
         )
 
-        function.run({"repositories": ["*"]})
+        function.run()
 
         assert function.answers[-1]["unmatched"] == ["scratch/*"]
         assert "AllowPullThroughCache" in str(registry.policies["docker-hub/library/alpine"])
-        function.run({"repositories": ["docker-hub/*"]})
+        function.run("docker-hub/*")
         assert "unmatched" not in function.answers[-1]
 
     def test_that_match_nothing_in_scope_are_reported(self) -> None:
         function = Lambda(SimulatedRegistry(["ml/train", "scratch/x1"]), REPOSITORIES="*,!scratch/*")
 
-        function.run({"repositories": ["ml/*", "nothing/*", "scratch/*"]})
+        function.run("ml/*", "nothing/*", "scratch/*")
 
         assert function.answers[-1]["unmatched"] == ["nothing/*", "scratch/*"]
         assert function.total("attached") == 1
@@ -449,7 +571,7 @@ class TestPatterns:
         registry = SimulatedRegistry(["ml/train", "scratch/x1"])
         function = Lambda(registry, REPOSITORIES="*,!scratch/*")
 
-        function.run({"repositories": ["*"]})
+        function.run()
 
         assert registry.policies == {"ml/train": GRANTED_POLICY, "scratch/x1": None}
         assert "unmatched" not in function.answers[-1]
@@ -457,7 +579,7 @@ class TestPatterns:
     def test_that_name_a_repository_out_of_scope_are_reported(self) -> None:
         function = Lambda(SimulatedRegistry(["scratch/x1"]), REPOSITORIES="*,!scratch/*")
 
-        function.run({"repositories": ["scratch/x1"]})
+        function.run("scratch/x1")
 
         assert function.answers[-1]["repositories"] == [
             {"repository": "scratch/x1", "outcome": "out_of_scope"}
@@ -467,20 +589,17 @@ class TestPatterns:
         registry = SimulatedRegistry(["ml/train", *(f"team/app-{number}" for number in range(2_000))])
         function = Lambda(registry, timeout=15)
 
-        function.run({"repositories": ["ml/*", "team/*", "nothing/*"]})
+        function.run("ml/*", "team/*", "nothing/*")
 
-        assert function.invocations > 1
+        assert len(function.answers) > 1
         assert [answer.get("unmatched") for answer in function.answers[:-1]] == [None] * (
-            function.invocations - 1
+            len(function.answers) - 1
         )
         assert function.answers[-1]["unmatched"] == ["nothing/*"]
 
 
 def test_two_functions_that_reconcile_the_same_repository_concurrently_converge() -> None:
-    other = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
-    ours, theirs = (
-        Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": role}) for role in (ROLE, other)
-    )
+    ours, theirs = (Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": role}) for role in (A, B))
     both_have_read = threading.Barrier(2, timeout=5)
 
     class Shared(SimulatedRegistry):
@@ -493,11 +612,11 @@ def test_two_functions_that_reconcile_the_same_repository_concurrently_converge(
     registry = Shared(["team/app"])
 
     def reconcile(settings: Settings) -> None:
-        run(Sweep(Request(("team/app",)), settings, registry, lambda: 900.0))  # type: ignore[arg-type]
+        run(prepare(Request(("team/app",)), registry, settings=settings))
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(reconcile, (ours, theirs)))
-    granted_after_the_race = pull_roles(parse_policy(registry.policies["team/app"]))
+    granted_after_the_race = grantees_of(parse(registry.policies["team/app"]))
     for settings in (ours, theirs):  # each receives the event of the other's write
         reconcile(settings)
     writes = registry.calls["write"]
@@ -505,7 +624,7 @@ def test_two_functions_that_reconcile_the_same_repository_concurrently_converge(
         reconcile(settings)
 
     assert len(granted_after_the_race) == 1
-    assert pull_roles(parse_policy(registry.policies["team/app"])) == {ROLE, other}
+    assert grantees_of(parse(registry.policies["team/app"])) == {(PULL, A), (PULL, B)}
     assert writes == 3
     assert registry.calls["write"] == 3
 

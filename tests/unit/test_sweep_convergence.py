@@ -1,94 +1,138 @@
-"""Convergence of sweeps over several invocations, whatever roles, reads and sizes do."""
+"""Convergence of sweeps over several invocations, whatever roles, reads, sizes and the role check do."""
 
-import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore import UNSIGNED
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from devstack.fake_ecr import ACCOUNT, LIST, READ, REGION, WRITE, FakeEcr, Fault
+from devstack.fake_ecr import ACCOUNT, LIST, READ, WRITE, Fault
 from handler.ecr.registry import Registry
-from handler.events.triggers import FunctionIdentity, parse
 from handler.policy.document import render
-from handler.reconcile.sweep import Sweep
-from handler.report.report import Report, RepositoriesFailed
-from handler.settings import Settings
-from tests.environment import REQUIRED
-from tests.unit.pull_grant import attach_pull
+from handler.policy.grants import Grant
+from handler.policy.plan import plan
+from handler.report.report import RepositoriesFailed
+from tests.unit.function import Function, Invocation, WatchedEcr
+from tests.unit.policies import VENDOR, A, B, C, document, grant, push
+from tests.unit.policies import Policy as Json
 from tests.unit.virtual_time import limiter_without_waits
 
 if TYPE_CHECKING:
     from handler.reconcile.result import Result
 
-WORKERS = [f"arn:aws:iam::222222222222:role/unionai-{name}-flyteworker-node-group" for name in "abc"]
+WORKERS = (A, B, C)
 RETIRED = [f"arn:aws:iam::222222222222:role/retired-{number}" for number in range(9)]
-VENDOR = "arn:aws:iam::444444444444:role/vendor"
 OWNER = f"arn:aws:iam::{ACCOUNT}:root"
-PULL = ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"]
-FUNCTION = FunctionIdentity(ACCOUNT, REGION, caller_arn="the function")
+STACKS = (0, 1)
+CHECK_REPOSITORIES = [f"ecr-allow-pull-role-check/{n}0000000-0000-4000-8000-000000000000" for n in STACKS]
 LAMBDA_RETRIES = 2
-
-type Json = dict[str, Any]
-
-
-def allow(sid: str, action: object, *principals: str) -> Json:
-    return {"Sid": sid, "Effect": "Allow", "Principal": {"AWS": list(principals)}, "Action": action}
-
-
-def document(*statements: Json) -> Json:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
+ANSWER_HOLDS = 45  # seconds
+SECONDS_PER_CALL = 0.25
+UNLIMITED = 100_000
 
 
 def padded(roles: int) -> Json:
     """Build a policy with space for our statement and so many roles."""
-    empty = document(allow("", "ecr:PutImage", OWNER))
-    space = 10_240 - len(render(attach_pull(empty, WORKERS[:roles])))
-    return document(allow("x" * (space - 5), "ecr:PutImage", OWNER))
+    granted = plan(document(push(OWNER, sid="")), [Grant("AllowPull", WORKERS[:roles])]).policy
+    space = 10_240 - len(render(granted or {}))
+    return document(push(OWNER, sid="x" * (space - 5)))
 
 
 POLICIES: dict[str, Json | None] = {
     "none": None,
-    "foreign": document(allow("Push", "ecr:PutImage", OWNER)),
-    "granted": document(allow("AllowPull", PULL, *WORKERS)),
-    "retired": document(allow("AllowPull", PULL, RETIRED[0])),
-    "granted and retired": document(
-        allow("Push", "ecr:PutImage", OWNER), allow("AllowPull", PULL, WORKERS[0], *RETIRED)
-    ),
+    "foreign": document(push(OWNER)),
+    "granted": document(grant(*WORKERS)),
+    "retired": document(grant(RETIRED[0])),
+    "granted and retired": document(push(OWNER), grant(A, *RETIRED)),
     "space for one": padded(1),
     "space for two": padded(2),
-    "vendor": document(allow("Push", "ecr:PutImage", VENDOR)),
+    "vendor": document(push(VENDOR)),
 }
+
+stacks = st.sampled_from(STACKS)
+# The methods that change something between or during invocations, with their arguments. One rule for all:
+# Hypothesis turns rules off, and with many rules, few would be left that sweep.
+role_changes = st.one_of(
+    st.tuples(st.just("delete_or_create_role"), st.sampled_from(WORKERS)),
+    st.tuples(st.just("recreate_role"), st.sampled_from(WORKERS)),
+    st.tuples(st.just("delete_or_restore_check_repository"), stacks),
+)
+changes = st.one_of(
+    role_changes,
+    st.tuples(st.just("delete_retired_roles_or_vendor"), st.booleans()),
+    st.tuples(st.just("reject_ids_of_deleted_principals"), st.booleans()),
+    st.tuples(st.just("let_reads_lag"), st.integers(0, 2)),
+    st.tuples(st.just("throttle"), st.sampled_from([READ, WRITE, LIST]), st.integers(1, 3)),
+)
+calls_of_an_invocation = st.sampled_from([30, 100, UNLIMITED])
 
 
 class SweepMachine(RuleBasedStateMachine):
-    """A registry of which the function reconciles everything, in invocations of a few calls each."""
+    """A registry of which two stacks reconcile everything, in invocations of a few calls each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.exit_stack = ExitStack()
-        self.ecr = FakeEcr()
+        self.ecr = WatchedEcr()
         self.ecr.create_role(*WORKERS, *RETIRED, VENDOR)
-        self.settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": ",".join(WORKERS)})
+        self.ecr.create_repository(*CHECK_REPOSITORIES)
+        client = self.ecr.client(signature_version=UNSIGNED)  # takes less time
+        self.stacks = [
+            Function(
+                self.ecr,
+                WORKERS,
+                {"ROLE_NAME": f"stack-{number}", "ROLE_CHECK_REPOSITORY": CHECK_REPOSITORIES[number]},
+                Registry(client, limiter_without_waits()),
+                seconds_per_call=SECONDS_PER_CALL,
+                seconds_per_delay=0,
+                during_backoff=self.ecr.note_delay,
+            )
+            for number in STACKS
+        ]
         self.kinds: dict[str, str] = {}
-        self.waits = 0.0
         self.last: dict[str, Result] = {}
+        self.has_changed = False
+        self.running: list[int] = []
+        self.last_running = 0
+        self.created_at: dict[str, float] = {}
         patch = self.exit_stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("handler.ecr.retry.time.sleep", self.wait)
         # One repository at a time: with more threads, failures could not be reproduced.
         patch.setattr("handler.reconcile.sweep.MAX_CONCURRENCY", 1)
 
     def teardown(self) -> None:
         try:
-            self.sweep(calls=100, appears=None)
-            self.sweep(calls=100_000, appears=None)
+            self.settle()
         finally:
             self.exit_stack.close()
 
-    def wait(self, seconds: float) -> None:
-        self.waits += seconds
+    def settle(self) -> None:
+        """Stop every outside change, and check that the first sweep does everything."""
+        self.ecr.clear_faults()
+        for stack in STACKS:
+            if CHECK_REPOSITORIES[stack] not in self.ecr.policies:
+                self.delete_or_restore_check_repository(stack)
+        written = len(self.ecr.writes)
+        self.sweep(0, calls=100, between=None)
+        names = [name for _, name in self.ecr.writes[written:]]
+        # A write of which the next read does not know yet may come again, with the next retry of Lambda.
+        assert len(names) <= len(set(names)) * (1 if self.ecr.stale_reads == 0 else 1 + LAMBDA_RETRIES)
+
+        self.ecr.stale_reads = 0
+        for stack in reversed(STACKS):
+            self.sweep(stack, calls=UNLIMITED, between=None)
+        written = len(self.ecr.writes)
+        for stack in STACKS:
+            self.sweep(stack, calls=UNLIMITED, between=None)
+        assert len(self.ecr.writes) == written
+        assert self.ecr.wrong_writes == []
+
+    @initialize(kinds=st.lists(st.sampled_from(sorted(POLICIES)), min_size=2, max_size=4))
+    def create(self, kinds: list[str]) -> None:
+        for kind in kinds:
+            self.create_repositories(kind, 3)
 
     @rule(kind=st.sampled_from(sorted(POLICIES)), count=st.sampled_from([1, 3, 20]))
     def create_repositories(self, kind: str, count: int) -> None:
@@ -102,99 +146,151 @@ class SweepMachine(RuleBasedStateMachine):
             self.ecr.create_repository(name, policy=POLICIES[kind])
             self.kinds[name] = kind
 
-    @rule(role=st.sampled_from(WORKERS))
-    def create_or_delete_role(self, role: str) -> None:
+    @rule(change=changes)
+    def change(self, change: tuple[Any, ...]) -> None:
+        method, *arguments = change
+        getattr(self, method)(*arguments)
+
+    @rule(
+        stack=stacks,
+        calls=calls_of_an_invocation,
+        between=st.one_of(st.none(), role_changes, st.just(("let_the_other_stack_sweep", UNLIMITED))),
+    )
+    def sweep(self, stack: int, calls: int, between: tuple[Any, ...] | None) -> None:
+        """Sweep, with one change after the first invocation."""
+        self.pass_time(60)
+        before = self.ecr.calls.total()
+        self.has_changed = False
+        self.last.clear()
+        invocations, failed = self.sweep_to_the_end(stack, calls, between)
+
+        if self.has_changed:
+            return
+        for name in self.kinds:
+            self.check(stack, name)
+        assert failed == bool(self.lacking())
+        if invocations == 1 and not failed:
+            # The listing, the registry's policy, a read and a write each, and what is throttled or checked.
+            assert self.ecr.calls.total() - before <= 2 + 2 * len(self.kinds) + 60
+
+    @rule(
+        stack=stacks,
+        calls=calls_of_an_invocation,
+        change=st.one_of(role_changes, st.just(("let_the_other_stack_sweep", UNLIMITED))),
+        moment=st.sampled_from(["before", "after"]),
+        operation=st.sampled_from([READ, WRITE]),
+        at=st.integers(0, 30),
+    )
+    def sweep_with_a_change(
+        self, stack: int, calls: int, change: tuple[Any, ...], moment: str, operation: str, at: int
+    ) -> None:
+        """Sweep, with one change right before or after one of the calls."""
+        hook = self.ecr.run_before if moment == "before" else self.ecr.run_after
+        hook(operation, *[lambda: None] * at, lambda: self.change(change))
+        self.sweep(stack, calls, between=None)
+
+    @invariant()
+    def every_write_changes_something_and_directly_follows_its_read(self) -> None:
+        assert self.ecr.wrong_writes == []
+
+    # Changes.
+
+    def delete_or_create_role(self, role: str) -> None:
+        self.has_changed = True
         if role in self.ecr.roles:
             self.ecr.delete_role(role)
         else:
             self.ecr.create_role(role)
+            self.created_at[role] = max(function.elapsed() for function in self.stacks)
 
-    @rule(still_shown=st.booleans())
-    def delete_retired_roles_or_vendor(self, *, still_shown: bool) -> None:
+    def recreate_role(self, role: str) -> None:
+        self.delete_or_create_role(role)
+        self.delete_or_create_role(role)
+
+    def delete_or_restore_check_repository(self, stack: int) -> None:
+        self.has_changed = True
+        name = CHECK_REPOSITORIES[stack]
+        if name in self.ecr.policies:
+            self.ecr.delete_repository(name)
+        else:
+            self.ecr.create_repository(name)
+
+    def delete_retired_roles_or_vendor(self, still_shown: bool) -> None:  # noqa: FBT001 - a drawn argument
         for role in RETIRED:
             if role in self.ecr.roles:
                 self.ecr.delete_role(role)
         if still_shown and VENDOR in self.ecr.roles:
             self.ecr.delete_role(VENDOR, still_shown=True)
 
-    @rule(rejected=st.booleans())
-    def reject_ids_of_deleted_principals(self, *, rejected: bool) -> None:
+    def reject_ids_of_deleted_principals(self, rejected: bool) -> None:  # noqa: FBT001 - a drawn argument
         self.ecr.rejects_deleted_principals = rejected
 
-    @rule(reads=st.integers(0, 2))
     def let_reads_lag(self, reads: int) -> None:
         self.ecr.stale_reads = reads
 
-    @rule(operation=st.sampled_from([READ, WRITE, LIST]), count=st.integers(1, 3))
     def throttle(self, operation: str, count: int) -> None:
         self.ecr.inject_faults(operation, *[Fault.THROTTLED] * count)
 
-    @rule(calls=st.sampled_from([30, 100, 100_000]), appears=st.sampled_from([None, *WORKERS]))
-    def sweep(self, calls: int, appears: str | None) -> None:
-        before = self.ecr.calls.total()
-        self.last.clear()
-        invocations, last = self.run(calls, appears)
-
-        for name in self.kinds:
-            self.check(name)
-        assert last == bool(self.lacking())
-        if invocations == 1 and not last:
-            assert self.ecr.calls.total() - before <= 1 + 2 * len(self.kinds) + 60
-
-    @invariant()
-    def no_write_without_a_read_right_before(self) -> None:
-        calls: dict[str | None, str] = {}
-        for operation, name, _ in self.ecr.call_log:
-            assert operation != WRITE or calls[name] == READ
-            calls[name] = operation
+    def let_the_other_stack_sweep(self, calls: int) -> None:
+        if len(self.running) < 2:
+            self.invoke(1 - self.last_running, {"repositories": ["*"]}, calls)
 
     # Helpers.
 
-    def run(self, calls: int, appears: str | None) -> tuple[int, bool]:
-        """Sweep to the end, with Lambda's retries. Return the invocations, and whether the last failed."""
-        payload: Json = {"repositories": ["*"]}
+    def pass_time(self, seconds: float) -> None:
+        for function in self.stacks:
+            function.now += seconds
+
+    def sweep_to_the_end(self, stack: int, calls: int, between: tuple[Any, ...] | None) -> tuple[int, bool]:
+        """Sweep, with Lambda's retries. Return the number of invocations, and whether the last failed."""
+        payload: dict[str, object] = {"repositories": ["*"]}
         invocations, retries = 0, 0
         while True:
             invocations += 1
-            remaining, failed = self.invoke(payload, calls if retries == 0 else 100_000)
-            if appears and appears not in self.ecr.roles:
-                self.ecr.create_role(appears)
-            if failed:
+            invocation = self.invoke(stack, payload, calls if retries == 0 else UNLIMITED)
+            self.last |= invocation.results
+            if between and invocations == 1:
+                self.change(between)
+            if invocation.error:
                 retries += 1
                 if retries > LAMBDA_RETRIES:
                     return invocations, True
-            elif remaining is None:
+                self.pass_time(60 * retries)
+            elif invocation.continuation is None:
                 return invocations, False
             else:
-                payload = remaining
+                payload = invocation.continuation
 
-    def invoke(self, payload: Json, calls: int) -> tuple[Json | None, bool]:
-        request = parse(json.loads(json.dumps(payload)), FUNCTION)
-        registry = Registry(self.ecr.client(), limiter_without_waits())
-        started = self.ecr.calls.total()
-        sweep = Sweep(
-            request, self.settings, registry, lambda: calls * 1.4 - (self.ecr.calls.total() - started)
-        )
-        report = Report(request, dry_run=False)
-        for result in sweep.run():
-            report.add(result)
-            self.last[result.repository] = result
-        report.continued = sweep.remaining is not None
-        try:
-            report.raise_for_failures()
-        except RepositoriesFailed:
-            return None, True
-        return (sweep.remaining.payload("0e") if sweep.remaining else None), False
+    def invoke(self, stack: int, payload: dict[str, object], calls: int) -> Invocation:
+        caller, self.ecr.caller = self.ecr.caller, f"stack-{stack}"
+        self.running.append(stack)
+        self.last_running = stack
+        started = self.stacks[stack].elapsed()
+        invocation = self.stacks[stack].invoke(payload, timeout=calls * 1.4 * SECONDS_PER_CALL)
+        self.ecr.caller = caller
+        self.running.pop()
+        assert isinstance(invocation.error, RepositoriesFailed | None), invocation.error
+        assert "a bug of this function" not in str(invocation.error)
+        for result in invocation.results.values():
+            for role in set(result.missing_roles) & self.ecr.roles.keys():
+                assert self.created_at[role] >= started - ANSWER_HOLDS
+        return invocation
 
-    def check(self, name: str) -> None:
+    def check(self, stack: int, name: str) -> None:
         policy = self.ecr.get_policy(name)
         foreign = [one for one in statements(policy) if not one["Sid"].startswith("AllowPull")]
         expected = [one for one in statements(POLICIES[self.kinds[name]]) if one["Sid"] != "AllowPull"]
         assert [one["Sid"] for one in foreign] == [one["Sid"] for one in expected]
         for role in self.lacking_in(name):
             result = self.last[name]
-            assert role in result.refused or role in result.reason or self.is_poisoned(name)
-            assert role not in self.ecr.roles or role not in result.refused
+            if CHECK_REPOSITORIES[stack] in self.ecr.policies:
+                assert role in result.reason or self.is_poisoned(name)
+                assert role not in self.ecr.roles or role not in result.missing_roles
+                assert role not in self.ecr.roles or self.is_poisoned(name) or self.is_full(name)
+            else:
+                command = f"aws ecr create-repository --repository-name {CHECK_REPOSITORIES[stack]}"
+                assert command in result.error or (self.is_full(name) and role in result.error)
+                assert not result.missing_roles
 
     def lacking(self) -> list[str]:
         return [role for name in self.kinds for role in self.lacking_in(name)]
@@ -203,12 +299,10 @@ class SweepMachine(RuleBasedStateMachine):
         granted = str(
             [one for one in statements(self.ecr.get_policy(name)) if one["Sid"].startswith("AllowPull")]
         )
-        lacking = [role for role in WORKERS if role not in granted]
-        existing = [role for role in lacking if role in self.ecr.roles]
-        if existing and not self.is_poisoned(name):
-            space = 10_240 - len(render(self.ecr.get_policy(name) or document()))
-            assert space < 400, f"{name} ({self.kinds[name]}) lacks {existing} and has space"
-        return lacking
+        return [role for role in WORKERS if role not in granted]
+
+    def is_full(self, name: str) -> bool:
+        return 10_240 - len(render(self.ecr.get_policy(name) or document())) < 400
 
     def is_poisoned(self, name: str) -> bool:
         return self.kinds[name] == "vendor" and VENDOR not in self.ecr.roles
@@ -221,5 +315,9 @@ def statements(policy: Json | None) -> list[Json]:
 
 TestSweepMachine = SweepMachine.TestCase
 TestSweepMachine.settings = settings(
-    max_examples=40, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(__import__("os").environ.get("EX", "40")),
+    stateful_step_count=14,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    **({"phases": (__import__("hypothesis").Phase.generate,)} if "NS" in __import__("os").environ else {}),
 )

@@ -11,11 +11,11 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.policy.document import parse
-from handler.policy.grants import ACTIONS
-from handler.policy.plan import attach, entries_of
+from handler.policy.grants import grantees
+from handler.policy.plan import grantees_of, plan
 from handler.settings import Settings
 from scripts import permissions_page
-from tests.environment import REQUIRED
+from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
 from tests.unit.cloudformation import Evaluator, deployed
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -207,7 +207,11 @@ def test_the_longest_accepted_list_fits_into_the_environment_of_a_function(
             parameter.get("AllowedValues", [str(parameter.get("Default", ROLE))]), key=lambda v: len(str(v))
         )
         for name, parameter in parameters.items()
-    } | {"Role": "r" * 64, "AWS::StackName": "s" * 128}
+    } | {
+        "Role": "r" * 64,
+        "RoleCheckRepository": ROLE_CHECK_REPOSITORY,
+        "AWS::StackName": "s" * 128,
+    }
 
     def environment(**values: str) -> str:
         variables = function["Environment"]["Variables"].items()
@@ -241,6 +245,7 @@ def test_every_setting_is_a_parameter_with_the_default_of_the_function(
     (function,) = of_type(resources, "AWS::Lambda::Function")
     variables = dict(function["Environment"]["Variables"])
     role_name = variables.pop("ROLE_NAME")
+    assert variables.pop("ROLE_CHECK_REPOSITORY") == {"Ref": "RoleCheckRepository"}
     assert variables.pop("POWERTOOLS_SERVICE_NAME") == {"Ref": "AWS::StackName"}
     assert variables.pop("POWERTOOLS_LOG_LEVEL") == {"Ref": "LogLevel"}
 
@@ -308,8 +313,9 @@ class TestTheCreationTemplate:
             }
         )
         policy = parse(resources["CreationTemplate"]["RepositoryPolicy"])
-        assert attach(policy, settings.grants(repository), remove_unlisted=ACTIONS) is policy
-        assert entries_of(policy) == entries_of(attach(None, settings.grants(repository)))
+        grants = settings.grants_for(repository)
+        assert plan(policy, grants, remove_unlisted=True).policy is policy
+        assert grantees_of(policy) == {*grantees(grants)}
 
     def test_applies_to_every_way_in_which_ecr_creates_repositories(
         self, processed_template: dict[str, Any]

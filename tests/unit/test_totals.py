@@ -1,9 +1,11 @@
 """The totals: what each kind of result adds to which count."""
 
+import pytest
+
 from handler.policy.denials import Denial
-from handler.policy.grants import DESCRIBE_IMAGES, PULL, Entry
-from handler.reconcile.result import Outcome, Result, Severity
-from handler.report.totals import MAX_DETAILS, Totals
+from handler.policy.grants import DESCRIBE_IMAGES, PULL, Grantee
+from handler.reconcile.result import Outcome, Result
+from handler.report.totals import MAX_DETAILS, Severity, Totals
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 PULL_ACTIONS = ("ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability")
@@ -25,27 +27,75 @@ def pulls_denied(*denials: Denial) -> tuple[int, int]:
     return totals.pulls_denied, totals.pulls_denied_conditionally
 
 
-def test_a_repository_fails_for_a_reason_or_for_a_missing_role_even_if_others_were_attached() -> None:
+def test_a_repository_fails_for_an_error_or_for_a_missing_role_even_if_others_were_attached() -> None:
     totals = totals_of(
-        Result("unauthorized", Outcome.FAILED, reason="not authorized"),
-        Result("no-role", Outcome.FAILED, refused=(ROLE,)),
-        Result("one-role", Outcome.ATTACHED, refused=(ROLE,)),
+        Result("unauthorized", Outcome.FAILED, error="not authorized"),
+        Result("no-role", Outcome.FAILED, missing_roles=(ROLE,)),
+        Result("one-role", Outcome.INCOMPLETE, missing_roles=(ROLE,)),
         Result("healthy", Outcome.ATTACHED),
     )
 
     assert totals.failed == 3
-    assert totals.refused == {ROLE: 2}
+    assert totals.missing_roles == {ROLE: 2}
     assert totals.checked == 4
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_a_failed_and_an_incomplete_repository_count_as_failures(outcome: Outcome) -> None:
+    lacks_grant = outcome in {Outcome.FAILED, Outcome.INCOMPLETE}
+
+    assert totals_of(Result("team/app", outcome, error="not authorized")).failed == lacks_grant
+    assert totals_of(Result("team/app", outcome, missing_roles=(ROLE,))).failed == lacks_grant
+
+
+@pytest.mark.parametrize(
+    ("result", "severity"),
+    [
+        (Result("team/app", Outcome.FAILED, error="not authorized"), Severity.FAILED),
+        (
+            Result("team/app", Outcome.INCOMPLETE, missing_roles=(ROLE,), error="no space for another role"),
+            Severity.FAILED,
+        ),
+        (Result("team/app", Outcome.INCOMPLETE, missing_roles=(ROLE,)), Severity.ROLE_MISSING),
+        (Result("team/app", Outcome.FAILED, missing_roles=(ROLE,)), Severity.ROLE_MISSING),
+        (Result("team/app", Outcome.ATTACHED), Severity.CHANGED),
+        (Result("team/app", Outcome.WOULD_ATTACH), Severity.CHANGED),
+        (
+            Result("team/app", Outcome.UNCHANGED, unlisted=frozenset({Grantee(PULL, "one")})),
+            Severity.UNLISTED,
+        ),
+        (Result("team/app", Outcome.UNCHANGED), Severity.UNCHANGED),
+        (Result("team/app", Outcome.GONE), Severity.SKIPPED),
+        (Result("team/app", Outcome.INTERRUPTED, error="Rate exceeded"), Severity.SKIPPED),
+    ],
+)
+def test_the_severity_of_a_result_is_its_most_severe_aspect(result: Result, severity: Severity) -> None:
+    assert Severity.of(result) is severity
+
+
+def test_recreated_roles_and_grants_without_removals_are_counted_by_repository() -> None:
+    recreated = Result(
+        "first",
+        Outcome.ATTACHED,
+        added=frozenset({Grantee(PULL, ROLE)}),
+        removed=frozenset({Grantee(PULL, "AROAEXAMPLEEXAMPLEEXA")}),
+    )
+    kept = Result("second", Outcome.FAILED, missing_roles=(ROLE,), not_removed=(PULL, DESCRIBE_IMAGES))
+
+    totals = totals_of(recreated, kept, kept)
+
+    assert totals.recreated == {ROLE: 1}
+    assert totals.not_removed == {PULL: 2, DESCRIBE_IMAGES: 2}
+
+
 def test_unlisted_principals_are_counted_by_repository_and_by_principal() -> None:
-    unlisted = frozenset({Entry(PULL, "one"), Entry(PULL, "other"), Entry(DESCRIBE_IMAGES, "one")})
+    unlisted = frozenset({Grantee(PULL, "one"), Grantee(PULL, "other"), Grantee(DESCRIBE_IMAGES, "one")})
     totals = totals_of(
         Result("first", Outcome.UNCHANGED, unlisted=unlisted),
-        Result("second", Outcome.UNCHANGED, unlisted=frozenset({Entry(PULL, "one")})),
+        Result("second", Outcome.UNCHANGED, unlisted=frozenset({Grantee(PULL, "one")})),
     )
 
-    assert (totals.unlisted, totals.unlisted_entries) == (2, 4)
+    assert (totals.unlisted, totals.unlisted_grantees) == (2, 4)
 
 
 class TestDenials:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from handler.events.request import Checkpoint, InvalidEvent, Request
+from handler.events.request import Continuation, Ignored, InvalidEvent, Request
 from handler.events.triggers import FunctionIdentity, parse
 
 ACCOUNT = "012345678912"
@@ -20,7 +20,15 @@ type Detail = dict[str, object]
 
 
 def parsed(event: object) -> Request:
-    return parse(event, FUNCTION)
+    request = parse(event, FUNCTION)
+    assert isinstance(request, Request)
+    return request
+
+
+def reason_to_ignore(event: object) -> str:
+    ignored = parse(event, FUNCTION)
+    assert isinstance(ignored, Ignored)
+    return ignored.reason
 
 
 def error_message(event: object) -> str:
@@ -57,16 +65,15 @@ class TestCreationEvents:
         assert parsed(creation_event(detail, time=time)) == Request(("team/app",), may_be_new=True)
 
     def test_are_ignored_if_the_call_failed(self, saved_event: Callable[[str], Event]) -> None:
-        request = parsed(saved_event("creation-failed"))
+        reason = reason_to_ignore(saved_event("creation-failed"))
 
-        assert request.repositories == ()
-        assert "failed" in request.ignored
+        assert reason == "the call failed and changed nothing"
 
     @pytest.mark.parametrize("code", ["SomethingNew", "", None])
     def test_are_ignored_with_any_error_code(self, code: object) -> None:
         detail: Detail = {"errorCode": code, "requestParameters": {"repositoryName": "team/app"}}
 
-        assert parsed(creation_event(detail)).repositories == ()
+        assert reason_to_ignore(creation_event(detail)) == "the call failed and changed nothing"
 
     @pytest.mark.parametrize(
         "detail",
@@ -141,7 +148,7 @@ class TestCreationEvents:
     def test_are_distinguished_from_similar_events(self, similar_event: Event) -> None:
         event = creation_event({"requestParameters": {"repositoryName": "team/app"}}) | similar_event
 
-        assert parsed(event) == Request(ignored="not an event that this function acts on")
+        assert reason_to_ignore(event) == "not an event that this function acts on"
 
     def test_are_rejected_without_a_detail_object(self) -> None:
         assert '"detail"' in error_message(creation_event({}) | {"detail": "text"})
@@ -163,14 +170,14 @@ class TestPolicyChangeEvents:
         assert parsed(policy_change_event({"userIdentity": identity})).repositories == ("team/app",)
 
     def test_by_the_function_itself_are_ignored(self) -> None:
-        request = parsed(policy_change_event({"userIdentity": {"arn": CALLER_ARN}}))
+        event = policy_change_event({"userIdentity": {"arn": CALLER_ARN}})
 
-        assert request == Request(ignored="the function's own write")
+        assert reason_to_ignore(event) == "the function's own write"
 
     def test_are_ignored_if_the_call_failed(self) -> None:
-        request = parsed(policy_change_event({"errorCode": "InvalidParameterException"}))
+        event = policy_change_event({"errorCode": "InvalidParameterException"})
 
-        assert request == Request(ignored="the call failed and changed nothing")
+        assert reason_to_ignore(event) == "the call failed and changed nothing"
 
 
 def policy_change_event(detail: Detail) -> Event:
@@ -220,7 +227,7 @@ class TestImageEvents:
         detail = saved["detail"]
         assert isinstance(detail, dict)
 
-        assert parsed(saved | {"detail": detail | change}) == Request(ignored="no image was pushed")
+        assert reason_to_ignore(saved | {"detail": detail | change}) == "no image was pushed"
 
     def test_are_rejected_from_another_region(self, saved_event: Callable[[str], Event]) -> None:
         assert "eu-west-1" in error_message(saved_event("image-pushed") | {"region": "eu-west-1"})
@@ -238,15 +245,15 @@ class TestDeploymentEvents:
     ) -> None:
         event = saved_event("deployed") | {"detail": {"status-details": status}}
 
-        assert parsed(event) == Request(ignored="not a completed deployment")
+        assert reason_to_ignore(event) == "not a completed deployment"
 
 
 class TestContinuations:
     @pytest.mark.parametrize(
         "request_",
         [
-            Request(("*",), checkpoint=Checkpoint("a token", ("*",), ("team/app",), 7, 1)),
-            Request(("team/left", "*"), dry_run=True, checkpoint=Checkpoint()),
+            Request(("*",), continuation=Continuation("a token", ("*",), ("team/app",), 7, 1)),
+            Request(("team/left", "*"), dry_run=True, continuation=Continuation()),
             Request(("team/app",), with_registry_policy=True),
         ],
     )
@@ -254,14 +261,15 @@ class TestContinuations:
         assert parsed(request_.payload("0e")) == request_
 
     @pytest.mark.parametrize(
-        "checkpoint",
+        "continuation",
         [
-            *(7, [], {}, {"token": "x"}, asdict(Checkpoint()) | {"token": 7}),
-            *(asdict(Checkpoint()) | {name: -1} for name in ("failed_more", "relistings")),
+            *(7, [], {}, {"token": "x"}, asdict(Continuation()) | {"token": 7}),
+            *(asdict(Continuation()) | {name: [7]} for name in ("failed", "unmatched")),
+            *(asdict(Continuation()) | {name: -1} for name in ("failed_more", "relistings")),
         ],
     )
-    def test_with_an_invalid_checkpoint_are_rejected(self, checkpoint: object) -> None:
-        assert EXPECTED_FORM in error_message({"repositories": ["*"], "checkpoint": checkpoint})
+    def test_with_an_invalid_state_are_rejected(self, continuation: object) -> None:
+        assert EXPECTED_FORM in error_message({"repositories": ["*"], "continuation": continuation})
 
 
 class TestPayloads:

@@ -6,19 +6,19 @@ from collections.abc import Iterable
 import pytest
 
 from handler.events.request import Request
-from handler.policy.grants import PULL, Entry
+from handler.policy.grants import PULL, Grantee
 from handler.reconcile.result import Outcome, Result
 from handler.report.report import Report
 from handler.telemetry import logger
 
-HAND_ADDED = Entry(PULL, "arn:aws:iam::222222222222:role/added-by-hand")
-STRANGER = Entry(PULL, "AROAEXAMPLEEXAMPLEEXA")
+HAND_ADDED = Grantee(PULL, "arn:aws:iam::222222222222:role/added-by-hand")
+STRANGER = Grantee(PULL, "AROAEXAMPLEEXAMPLEEXA")
 
 
-def report_on(results: Iterable[tuple[str, Entry]]) -> Report:
+def report_on(results: Iterable[tuple[str, Grantee]]) -> Report:
     report = Report(Request(("*",)), dry_run=False)
-    for name, entry in results:
-        report.add(Result(name, Outcome.UNCHANGED, unlisted=frozenset({entry})))
+    for name, grantee in results:
+        report.add(Result(name, Outcome.UNCHANGED, unlisted=frozenset({grantee})))
     return report
 
 
@@ -44,7 +44,7 @@ def test_a_principal_of_many_repositories_does_not_hide_another(lines: list[tupl
 
 
 def test_the_lines_of_one_invocation_are_limited(lines: list[tuple[str, object]]) -> None:
-    report_on((f"app-{number}", Entry(PULL, f"AROA{number:016}")) for number in range(1_500))
+    report_on((f"app-{number}", Grantee(PULL, f"AROA{number:016}")) for number in range(1_500))
 
     assert len(lines) == 1_000
 

@@ -1,5 +1,7 @@
 """The errors of ECR: one tree of exceptions, and one place that translates the SDK's errors."""
 
+from http import HTTPStatus
+
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
@@ -13,9 +15,6 @@ THROTTLES = frozenset(
     )
 )
 TRANSIENT = frozenset({"RequestTimeout", "RequestTimeoutException"})
-_REQUEST_TIMEOUT = 408
-_TOO_MANY_REQUESTS = 429
-_SERVER_ERROR = 500
 # The messages for a rejected policy: the second is older, and ECR uses it for other faults too, such as a
 # Resource element.
 _PRINCIPAL_NOT_FOUND = "Principal not found"
@@ -69,8 +68,12 @@ def translate(error: ClientError | BotoCoreError) -> RegistryError:
 def _kind(code: str, message: str, status: int) -> type[RegistryError]:
     if code in _BY_CODE:
         return _BY_CODE[code]
-    if code in THROTTLES or status == _TOO_MANY_REQUESTS:
+    if code in THROTTLES or status == HTTPStatus.TOO_MANY_REQUESTS:
         return Throttled
-    if code in TRANSIENT or status >= _SERVER_ERROR or status == _REQUEST_TIMEOUT:
+    if (
+        code in TRANSIENT
+        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        or status == HTTPStatus.REQUEST_TIMEOUT
+    ):
         return Unavailable
     return PolicyRejected if _PRINCIPAL_NOT_FOUND in message or _POLICY_INVALID in message else RegistryError

@@ -8,9 +8,7 @@ The rate follows additive increase and multiplicative decrease (AIMD): it grows 
 each throttled call lowers it by a percentage, so a few percent of the calls are throttled once the rate is
 found. So invocations that share a limit come to the same rate. Until the first throttle there is no limit;
 then the rate doubles every two calls (slow start) until the next one.
-
-botocore's adaptive retry mode takes 1.2 to 2.7 times the ideal time under the limits that docs/performance.md
-lists, and sends a write again without a new read. Compare with `make bench` before you replace this limiter.
+botocore's adaptive retry mode is slower. Compare with `make bench` before you change this limiter.
 """
 
 import threading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_ecr import ECRClient
-    from mypy_boto3_ecr.type_defs import (
-        GetRegistryPolicyResponseTypeDef,
-        GetRepositoryPolicyResponseTypeDef,
-    )
+    from mypy_boto3_ecr.type_defs import GetRegistryPolicyResponseTypeDef, GetRepositoryPolicyResponseTypeDef
+
+    type _Policy = GetRegistryPolicyResponseTypeDef | GetRepositoryPolicyResponseTypeDef
 
 # Calls that may be in flight at once, each with a connection of its own.
 MAX_CONCURRENCY = 24
@@ -40,7 +40,8 @@ CLIENT_CONFIG = Config(
 class Registry:
     """The ECR private registry of the function's own account and region.
 
-    Threads may share it: they share one rate limiter.
+    Threads may share it: they share one rate limiter. Each call raises RegistryError if ECR refuses it:
+    Unavailable if another attempt makes sense, which for a write starts with a new read.
     """
 
     def __init__(self, client: ECRClient, rate_limiter: RateLimiter | None = None) -> None:
@@ -61,9 +62,6 @@ class Registry:
 
         Returns:
             The page's names, and the token of the next page or None if it was the last.
-
-        Raises:
-            RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
         """
         permit = self._rate_limiter.acquire()
         page = {} if token is None else {"nextToken": token}
@@ -74,21 +72,12 @@ class Registry:
             raise Unavailable(f"ECR's response to DescribeRepositories has no {error}") from None
 
     def get_policy(self, name: str) -> str | None:
-        """Read the text of a repository's policy, or None if it has none.
-
-        Raises:
-            RepositoryNotFound: there is no such repository.
-            RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
-        """
+        """Read the text of a repository's policy, or None if it has none. Raises RepositoryNotFound."""
         read = partial(self._client.get_repository_policy, repositoryName=name)
         return self._policy_text("GetRepositoryPolicy", read)
 
     def get_registry_policy(self) -> str | None:
-        """Read the text of the registry's own policy, or None if it has none.
-
-        Raises:
-            RegistryError: ECR refused the call; Unavailable if another attempt makes sense.
-        """
+        """Read the text of the registry's own policy, or None if it has none."""
         return self._policy_text("GetRegistryPolicy", self._client.get_registry_policy)
 
     def set_policy(self, name: str, text: str) -> None:
@@ -97,35 +86,33 @@ class Registry:
         Raises:
             RepositoryNotFound: there is no such repository.
             PolicyRejected: ECR rejects the policy; a principal in it may not exist.
-            RegistryError: ECR refused the call; Unavailable if another attempt makes sense, after a new read.
         """
         self._set_policy(self._rate_limiter.acquire_for_write(), name, text)
 
-    def check_policy(self, name: str, text: str) -> None:
-        """Set the policy of a repository that nobody reads, only to learn whether ECR accepts the policy.
+    def delete_policy(self, name: str) -> None:
+        """Delete a repository's policy, whatever it is by now. Raises RepositoryNotFound."""
+        with suppress(PolicyNotFound):
+            self._call(
+                self._rate_limiter.acquire_for_write(),
+                self._client.delete_repository_policy,
+                repositoryName=name,
+            )
 
-        Raises:
-            As `set_policy`.
-        """
+    def check_policy(self, name: str, text: str) -> None:
+        """Set a policy only to learn whether ECR accepts it. Raises what `set_policy` raises."""
         # No read precedes this write, so it takes the permit of a read.
         self._set_policy(self._rate_limiter.acquire(), name, text)
 
     def _set_policy(self, permit: Permit, name: str, text: str) -> None:
         self._call(permit, self._client.set_repository_policy, repositoryName=name, policyText=text)
 
-    def _policy_text(
-        self,
-        operation_name: str,
-        read: Callable[[], GetRepositoryPolicyResponseTypeDef | GetRegistryPolicyResponseTypeDef],
-    ) -> str | None:
+    def _policy_text(self, name: str, read: Callable[[], _Policy]) -> str | None:
         try:
-            response = self._call(self._rate_limiter.acquire(), read)
+            return self._call(self._rate_limiter.acquire(), read)["policyText"]
         except PolicyNotFound:
             return None
-        try:
-            return response["policyText"]
         except KeyError as error:
-            raise Unavailable(f"ECR's response to {operation_name} has no {error}") from None
+            raise Unavailable(f"ECR's response to {name} has no {error}") from None
 
     def _call[**P, T](
         self, permit: Permit, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-type Errors = tuple[type[Exception], ...]
+from handler.ecr.errors import RegistryError, Throttled, Unavailable
 
 CONNECT_TIMEOUT = 3
 READ_TIMEOUT = 10
@@ -36,28 +36,27 @@ class Deadline:
         return self.remaining() == 0
 
 
-def retry_with_backoff[T](
-    operation: Callable[[], T], deadline: Deadline, retryable: Errors, throttles: Errors
-) -> T:
-    """Call an operation until it succeeds, with growing delays between the attempts.
+def retry_with_backoff[T](operation: Callable[[], T], deadline: Deadline, *also: type[RegistryError]) -> T:
+    """Call an operation of the registry until it succeeds, with growing delays between the attempts.
 
     Args:
         operation: what to call.
         deadline: no further attempt starts after it, and no delay outlasts it.
-        retryable: the errors after which another attempt makes sense, `MAX_FAILURES` at most.
-        throttles: those of them that only say that a call came too early. They do not count.
+        also: the errors besides Unavailable after which another attempt makes sense. A sixth error ends the
+            attempts, but throttled calls do not count.
 
     Raises:
-        DeadlineExceeded: the deadline passed after a retryable error.
-        Exception: the operation's error, if it is not retryable or there were too many.
+        DeadlineExceeded: the deadline passed after such an error.
+        RegistryError: the operation's error, if it is another one or there were too many.
     """
+    retryable: tuple[type[RegistryError], ...] = (Unavailable, *also)
     failures = 0
     delays = backoff_delays()
     while True:
         try:
             return operation()
         except retryable as error:
-            failures += not isinstance(error, throttles)
+            failures += not isinstance(error, Throttled)
             if failures == MAX_FAILURES:
                 raise
             time.sleep(min(next(delays), deadline.remaining()))

@@ -73,11 +73,8 @@ class Request:
     with_registry_policy: bool = False
 
     def payload(self, correlation_id: str) -> dict[str, object]:
-        """Return the payload of a continuation, which logs this correlation id.
-
-        It has no fields of requests for a single repository, which never continue, and does not ask for the
-        registry's policy, which the first invocation reports.
-        """
+        """Return the payload of a continuation, which logs this correlation id."""
+        # Requests for single repositories never continue, and the first invocation reports on the registry.
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
         if self.continuation:
             payload["continuation"] = asdict(self.continuation) | {"correlation_id": correlation_id}

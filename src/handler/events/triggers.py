@@ -18,7 +18,8 @@ _IMAGE_EVENTS: dict[str, Json] = {
     "ECR Pull Through Cache Action": {"sync-status": "SUCCESS"},
     "ECR Replication Action": {"result": "SUCCESS"},
 }
-_DEPLOYED_STATUSES = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+# A deployment that rolls back may have changed policies meanwhile.
+_DEPLOYED_STATUSES = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
 
 
 type _Parser = Callable[[Json, Json, FunctionIdentity], Request | Ignored]
@@ -37,11 +38,6 @@ class FunctionIdentity:
     def repository_arn_prefix(self) -> str:
         """The ARN of a repository, without its name."""
         return f"arn:{self.partition}:ecr:{self.region}:{self.account}:repository/"
-
-    @property
-    def account_principal(self) -> str:
-        """The function's own account, as a principal that exists."""
-        return f"arn:{self.partition}:iam::{self.account}:root"
 
 
 def parse(event: object, function: FunctionIdentity) -> Request | Ignored:
@@ -73,6 +69,8 @@ def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request | Igno
     to_request = _parser_of(event, detail)
     if to_request is None:
         return Ignored("not an event that this function acts on")
+    if "errorCode" in detail:
+        return Ignored("the call failed and changed nothing")
     account, region = event.get("account"), event.get("region")
     if (account, region) != (function.account, function.region):
         raise InvalidEvent(
@@ -97,15 +95,11 @@ def _parser_of(event: Json, detail: Json) -> _Parser | None:
 
 
 def _from_creation(event: Json, detail: Json, function: FunctionIdentity) -> Request | Ignored:
-    if "errorCode" in detail:
-        return Ignored("the call failed and created nothing")
     name = _repository_name(_names_in_record(detail, function))
     return Request((name,), may_be_new=True, created_at=_time(event.get("time")))
 
 
 def _from_policy_change(_: Json, detail: Json, function: FunctionIdentity) -> Request | Ignored:
-    if "errorCode" in detail:
-        return Ignored("the call failed and changed nothing")
     # The rule filters these out too. But a write that caused another write would never end.
     if _object(detail.get("userIdentity")).get("arn") == function.caller_arn:
         return Ignored("the function's own write")

@@ -61,13 +61,14 @@ def denials_details(denials: Sequence[Denial]) -> dict[str, object]:
 
 
 def _denial_details(denial: Denial) -> dict[str, object]:
-    details: dict[str, object] = {
+    details = {
         "statement": denial.statement,
         "grant": denial.grant,
         "roles": list(denial.roles),
         "actions": list(denial.actions),
+        "conditional": denial.conditional,
     }
-    return details | {"conditional": True} if denial.conditional else details
+    return {key: value for key, value in details.items() if value}
 
 
 def deleted_principals(policy: Policy | None) -> list[str]:
@@ -80,7 +81,7 @@ def deleted_principals(policy: Policy | None) -> list[str]:
 
 
 def rejection_hint(policy: Policy | None) -> str:
-    """Return how to find the principal for which ECR rejects a policy, if it is none of the configured roles."""
+    """Return how to find the principal for which ECR rejects a policy, if it is no configured role."""
     if named := deleted_principals(policy):
         return (
             f"A principal in a foreign statement was deleted: {'; '.join(named)}. Ask the owner of the "

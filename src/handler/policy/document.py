@@ -1,7 +1,6 @@
 """A policy document: parsed from the text that ECR returns, and serialized for ECR."""
 
 import json
-from decimal import Decimal
 from typing import cast
 
 type Statement = dict[str, object]
@@ -25,7 +24,7 @@ def parse(text: str | None) -> Policy | None:
     if text is None or not text.strip():
         return None
     try:
-        document = json.loads(text, object_pairs_hook=_object, parse_float=_exact)
+        document = json.loads(text, object_pairs_hook=_object, parse_float=_exact, parse_int=_exact)
         # What could not be written back as it was read is left unchanged: lone surrogates, NaN, 1e999, ...
         render(document).encode()
     except InvalidPolicy:
@@ -66,9 +65,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return built
 
 
-def _exact(text: str) -> float:
-    number = float(text)
-    if Decimal(repr(number)) != Decimal(text):
+def _exact(text: str) -> object:
+    number: object = json.loads(text)
+    if json.dumps(number) != text:
         raise InvalidPolicy(f"the policy holds {text}, which cannot be written back unchanged")
     return number
 

@@ -93,6 +93,30 @@ def plan(
     return Plan(planned, frozenset(fitting), removed, tuple(sorted(kept)), unfit, excess)
 
 
+def plan_removal(current: Policy | None, roles: Collection[str], *, remove_unlisted: bool = False) -> Plan:
+    """Plan the policy in which our statements name none of the roles, and no deleted principal.
+
+    Args:
+        current: the repository's policy, or None if it has none.
+        roles: the configured roles.
+        remove_unlisted: our statements go with all their principals.
+
+    Returns:
+        The plan. Its policy is None if nothing would be left: then the policy is to be deleted.
+    """
+    removed = frozenset(
+        each
+        for each in grantees_of(current)
+        if remove_unlisted or each.principal in roles or is_deleted(each.principal)
+    )
+    if not removed:
+        return Plan(current)
+    planned = _edited(current, (), removed)
+    if (length := len(render(planned))) > MAX_CHARACTERS:  # ECR counts a stored text that it wrote otherwise
+        return Plan(current, length=length)
+    return Plan(planned if statements(planned) else None, removed=removed)
+
+
 def grantees_of(policy: Policy | None) -> frozenset[Grantee]:
     """Return the grantees of our statements."""
     return frozenset(

@@ -65,12 +65,8 @@ class RegistryPolicy:
 def evaluate(policy: Policy | None, grants: Sequence[Grant], repository_arn_prefix: str) -> RegistryPolicy:
     """Evaluate a registry policy, or None if there is none.
 
-    The rules are those of the IAM user guide, "IAM JSON policy elements". Conditions are not evaluated.
-
-    Args:
-        policy: the registry's policy.
-        grants: the grants; the roles of AllowPull are those of interest.
-        repository_arn_prefix: the ARN of a repository, without its name.
+    The rules are those of the IAM user guide, "IAM JSON policy elements". Conditions are not evaluated. The
+    prefix is the ARN of a repository, without its name.
     """
     roles = next(grant.roles for grant in grants if grant.sid == PULL)
     allowed = _allowed(policy, roles, repository_arn_prefix, conditional=False)

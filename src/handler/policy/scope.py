@@ -57,10 +57,15 @@ class Scope:
     def __contains__(self, name: str) -> bool:
         """Return whether the repository of this name is in scope."""
         return (
-            not name.startswith(ROLE_CHECK_PREFIX)
+            not is_for_role_checks(name)
             and matches_any(name, self.included)
             and not matches_any(name, self.excluded)
         )
+
+
+def is_for_role_checks(name: str) -> bool:
+    """Return whether the repository belongs to a stack of this project, which checks roles with it."""
+    return name.startswith(ROLE_CHECK_PREFIX)
 
 
 def is_glob(pattern: str) -> bool:
@@ -95,13 +100,9 @@ def validate_pattern(pattern: str) -> None:
             f"{pattern!r} is the address of an image; use the repository name: what follows the first /, "
             "without a tag"
         )
-    if not is_glob(pattern):
+    if not is_glob(pattern) or not _GLOB.fullmatch(pattern) or _INVALID_PATH.fullmatch(pattern):
         raise InvalidPattern(
-            f"{pattern!r} is not a name that an ECR repository can have "
-            "(2-256 characters: lower-case letters and digits, with single . _ / or -, __ or -- between them)"
-        )
-    if not _GLOB.fullmatch(pattern) or _INVALID_PATH.fullmatch(pattern):
-        raise InvalidPattern(
-            f"{pattern!r} matches no name that an ECR repository can have "
-            "(a glob holds lower-case letters, digits, . _ / - and the wildcards * ? [abc] [!abc])"
+            f"{pattern!r} is not a name that an ECR repository can have, and no glob that could match one "
+            "(2-256 characters: lower-case letters and digits, with single . _ / or -, __ or -- between "
+            "them; a glob may also hold the wildcards * ? [abc] [!abc])"
         )

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from functools import partial
 
-from handler.ecr.errors import RegistryError, Throttled, Unavailable
+from handler.ecr.errors import RegistryError, Unavailable
 from handler.ecr.registry import Registry
 from handler.ecr.retry import Deadline, retry_with_backoff
 from handler.events.request import Continuation
-from handler.policy.scope import Scope, is_glob, matches_any
+from handler.policy.scope import is_for_role_checks, is_glob, matches_any
+from handler.settings import Settings
 
 _MAX_RELISTINGS = 3
 
@@ -17,6 +18,7 @@ class Listing:
 
     Attributes:
         globs: the globs that are still to be listed; none once the last page is listed.
+        lists_all: whether it returns repositories out of scope too, except those for role checks.
         continuation: where the listing continues, and which globs matched nothing so far.
     """
 
@@ -24,7 +26,7 @@ class Listing:
         self,
         patterns: tuple[str, ...],
         continuation: Continuation,
-        scope: Scope,
+        settings: Settings,
         registry: Registry,
         deadline: Deadline,
     ) -> None:
@@ -33,9 +35,11 @@ class Listing:
         self.continuation = continuation
         self._inherited_token = continuation.token
         self._named = frozenset(patterns)
-        self._scope = scope
+        self._scope = settings.scope
         self._registry = registry
         self._deadline = deadline
+        # A narrowed scope leaves grants behind. With this setting, no other stack may have the same roles.
+        self.lists_all = settings.remove_unlisted_roles and "*" in self.globs
 
     def next_page(self) -> list[str]:
         """Return the names on the next page that match a glob, except those that the request names itself.
@@ -52,7 +56,8 @@ class Listing:
             if not any(matches_any(name, [glob]) for name in in_scope)
         )
         self.continuation = replace(self.continuation, token=token, unmatched=unmatched)
-        matching = [name for name in in_scope if matches_any(name, self.globs) and name not in self._named]
+        listed = [name for name in names if not is_for_role_checks(name)] if self.lists_all else in_scope
+        matching = [name for name in listed if matches_any(name, self.globs) and name not in self._named]
         if token is None:
             self.globs = ()
         return matching
@@ -63,18 +68,14 @@ class Listing:
         except Unavailable:
             raise
         except RegistryError:
-            if not self._may_list_again():
+            # How long a token stays valid is not documented. One of the previous invocation may have expired.
+            # A new listing costs one more read for each repository that is done.
+            token, relistings = self.continuation.token, self.continuation.relistings
+            if token is None or token != self._inherited_token or relistings == _MAX_RELISTINGS:
                 raise
         self.continuation = replace(self.continuation, relistings=self.continuation.relistings + 1)
         return self._call(None)
 
-    def _may_list_again(self) -> bool:
-        # How long a token stays valid is not documented. One of the previous invocation may have expired. A
-        # new listing costs one more read for each repository that is done.
-        token = self.continuation.token
-        is_inherited = token is not None and token == self._inherited_token
-        return is_inherited and self.continuation.relistings < _MAX_RELISTINGS
-
     def _call(self, token: str | None) -> tuple[list[str], str | None]:
         page = partial(self._registry.list_repositories, token)
-        return retry_with_backoff(page, self._deadline, retryable=(Unavailable,), throttles=(Throttled,))
+        return retry_with_backoff(page, self._deadline)

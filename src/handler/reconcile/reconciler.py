@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 
@@ -11,10 +12,10 @@ from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
 from handler.policy.denials import denials, rejection_hint
 from handler.policy.document import InvalidPolicy, Policy, parse, render
 from handler.policy.grants import Grantee, grantees, principals
-from handler.policy.plan import Plan, grantees_of, plan
+from handler.policy.plan import Plan, grantees_of, plan, plan_removal
 from handler.reconcile.result import Outcome, Result
 from handler.reconcile.role_check import RoleCheck, RoleCheckFailed
-from handler.settings import Settings
+from handler.settings import Mode, Settings
 from handler.telemetry import logger
 
 
@@ -29,6 +30,7 @@ class Context:
         deadline: no further attempt starts after it.
         dry_run: write nothing.
         may_be_new: a repository that ECR does not find may appear within seconds.
+        inspects_all: read repositories out of scope too, to find configured roles there.
     """
 
     settings: Settings
@@ -37,16 +39,15 @@ class Context:
     deadline: Deadline
     dry_run: bool = False
     may_be_new: bool = False
+    inspects_all: bool = False
 
 
 def reconcile(name: str, context: Context) -> Result:
-    """Attach every grant of the repository, except for roles that do not exist. A failure is a result."""
-    if name not in context.settings.scope:
-        return Result(name, Outcome.OUT_OF_SCOPE)
+    """Attach every grant of the repository, or remove all, as the mode says. A failure is a result."""
     try:
+        if name not in context.settings.scope:
+            return _inspect(name, context) if context.inspects_all else Result(name, Outcome.OUT_OF_SCOPE)
         return _Reconciliation(name, context).run()
-    except RepositoryNotFound:
-        return Result(name, Outcome.GONE)
     except Exception as error:  # noqa: BLE001 - not even a bug in one reconciliation stops the others
         # The error's own text may hold parts of a policy.
         kind = type(error).__name__
@@ -54,6 +55,19 @@ def reconcile(name: str, context: Context) -> Result:
         logger.error("internal error", extra={"repository": name, "error": kind, "at": frames})
         bug = f"unexpected {kind}, a bug of this function; the log says where"
         return Result(name, Outcome.FAILED, error=bug)
+
+
+def _inspect(name: str, context: Context) -> Result:
+    """Find the configured roles in our statements of a repository out of scope. An error is only reported."""
+    try:
+        read = partial(context.registry.get_policy, name)
+        present = grantees_of(parse(retry_with_backoff(read, context.deadline)))
+    except RepositoryNotFound:
+        return Result(name, Outcome.GONE)
+    except (RegistryError, DeadlineExceeded, InvalidPolicy) as error:
+        return Result(name, Outcome.OUT_OF_SCOPE, error=str(error))
+    ours = frozenset(each for each in present if each.principal in context.settings.roles())
+    return Result(name, Outcome.OUT_OF_SCOPE, out_of_scope_grants=ours)
 
 
 class _Reconciliation:
@@ -66,7 +80,8 @@ class _Reconciliation:
     def __init__(self, name: str, context: Context) -> None:
         self._name = name
         self._context = context
-        self._grants = context.settings.grants_for(name)
+        self._removes = context.settings.mode is Mode.REMOVE
+        self._grants = () if self._removes else context.settings.grants_for(name)
         self._missing = context.role_check.known_missing() if context.role_check else frozenset[str]()
         self._policy: Policy | None = None  # as last read or written
         self._plan: Plan | None = None
@@ -74,31 +89,34 @@ class _Reconciliation:
         self._added = self._removed = frozenset[Grantee]()
 
     def run(self) -> Result:
-        """Attach the grants; return the result, also if that failed."""
+        """Attach or remove the grants; return the result, also if that failed."""
         try:
-            self._plan_only() if self._context.dry_run else self._attach()
+            self._plan_only() if self._context.dry_run else self._enforce()
         except RepositoryNotFound:
-            raise
+            return Result(self._name, Outcome.GONE)
         except DeadlineExceeded as error:
             return self._result(Outcome.INTERRUPTED, f"no attempt succeeded in time: {error}")
+        except PolicyRejected as error:
+            return self._result(Outcome.FAILED, f"{error}. {rejection_hint(self._policy)}")
         except (RegistryError, RoleCheckFailed, InvalidPolicy) as error:
             return self._result(Outcome.FAILED, str(error))
         return self._result()
 
-    def _attach(self) -> None:
+    def _enforce(self) -> None:
         """Read the policy, plan the desired one and write that; if ECR rejects it, without missing roles."""
         try:
             self._retry(self._read_plan_write)
-        except PolicyRejected as error:
+        except PolicyRejected:
             if not (self._plan and self._needs_missing_roles(self._plan)):
-                raise PolicyRejected(f"{error}. {rejection_hint(self._policy)}") from None
+                raise
             self._retry(self._read_plan_write)
 
     def _plan_only(self) -> None:
         planned = self._retry(self._read_and_plan)
         if self._needs_missing_roles(planned):
             planned = self._make_plan()
-        self._record(planned)
+        self._record_change(planned)
+        self._policy = planned.policy
 
     def _result(self, outcome: Outcome | None = None, error: str = "") -> Result:
         """Return the result: with this outcome, or else with that of the policy as it is now."""
@@ -112,7 +130,7 @@ class _Reconciliation:
             elif not (added or removed):
                 outcome = Outcome.UNCHANGED
             else:
-                outcome = Outcome.WOULD_ATTACH if self._context.dry_run else Outcome.ATTACHED
+                outcome = self._outcome_of_change()
         return Result(
             self._name,
             outcome,
@@ -125,41 +143,58 @@ class _Reconciliation:
             not_removed=self._plan.not_removed if self._plan else (),
         )
 
+    def _outcome_of_change(self) -> Outcome:
+        if self._removes:
+            return Outcome.WOULD_REMOVE if self._context.dry_run else Outcome.REMOVED
+        return Outcome.WOULD_ATTACH if self._context.dry_run else Outcome.ATTACHED
+
     def _retry[T](self, attempt: Callable[[], T]) -> T:
-        may_appear = (RepositoryNotFound,) if self._context.may_be_new else ()
-        return retry_with_backoff(
-            attempt, self._context.deadline, retryable=(Unavailable, *may_appear), throttles=(Throttled,)
-        )
+        may_appear = [RepositoryNotFound] if self._context.may_be_new else []
+        return retry_with_backoff(attempt, self._context.deadline, *may_appear)
 
     def _read_and_plan(self) -> Plan:
         self._policy = parse(self._context.registry.get_policy(self._name))
         return self._make_plan()
 
     def _make_plan(self) -> Plan:
-        remove_unlisted = self._context.settings.remove_unlisted_roles
-        self._plan = plan(self._policy, self._grants, missing=self._missing, remove_unlisted=remove_unlisted)
-        return self._plan
+        settings = self._context.settings
+        if self._removes:
+            planned = plan_removal(
+                self._policy, settings.roles(), remove_unlisted=settings.remove_unlisted_roles
+            )
+        else:
+            planned = plan(
+                self._policy,
+                self._grants,
+                missing=self._missing,
+                remove_unlisted=settings.remove_unlisted_roles,
+            )
+        self._plan = planned
+        return planned
 
     def _read_plan_write(self) -> None:
         planned = self._read_and_plan()
-        if planned.policy is None or planned.policy is self._policy:
+        if planned.policy is self._policy:
             return
         try:
-            self._context.registry.set_policy(self._name, render(planned.policy))
-        except Unavailable as error:
-            if not isinstance(error, Throttled):  # the response was lost; the write may have been applied
-                self._added |= planned.added
-                self._removed |= planned.removed
+            if planned.policy is None:
+                self._context.registry.delete_policy(self._name)
+            else:
+                self._context.registry.set_policy(self._name, render(planned.policy))
+        except Throttled:
             raise
-        self._record(planned)
-
-    def _record(self, planned: Plan) -> None:
-        self._added |= planned.added
-        self._removed |= planned.removed
+        except Unavailable:  # the response was lost, and the write may have been applied
+            self._record_change(planned)
+            raise
+        self._record_change(planned)
         self._policy = planned.policy
 
+    def _record_change(self, planned: Plan) -> None:
+        self._added |= planned.added
+        self._removed |= planned.removed
+
     def _needs_missing_roles(self, planned: Plan) -> bool:
-        """Ask which of the roles that a plan adds, or has no space for, are missing; return whether any is."""
+        """Ask which of the roles that a plan adds or has no space for are missing; return whether any is."""
         if self._context.role_check is None:
             return False
         roles = principals(sorted(planned.added.union(planned.unfit)))

@@ -17,8 +17,10 @@ class Outcome(StrEnum):
     """The outcome of reconciling one repository."""
 
     ATTACHED = auto()
+    REMOVED = auto()
     UNCHANGED = auto()
     WOULD_ATTACH = auto()
+    WOULD_REMOVE = auto()
     INCOMPLETE = auto()  # some roles have their grants, and others lack them
     OUT_OF_SCOPE = auto()
     GONE = auto()
@@ -41,6 +43,7 @@ class Result:
         unlisted: the grantees of our statements that no grant lists.
         not_removed: the Sids whose unlisted grantees were to be removed and stayed, because every role of the
             grant is missing.
+        out_of_scope_grants: the configured roles in our statements of a repository out of scope.
     """
 
     repository: str
@@ -52,11 +55,17 @@ class Result:
     error: str = ""
     unlisted: frozenset[Grantee] = frozenset()
     not_removed: tuple[str, ...] = ()
+    out_of_scope_grants: frozenset[Grantee] = frozenset()
 
     @property
     def lacks_grant(self) -> bool:
         """Whether a role lacks a grant."""
         return self.outcome in {Outcome.FAILED, Outcome.INCOMPLETE}
+
+    @property
+    def is_uneventful_inspection(self) -> bool:
+        """Whether nothing is to be said of a repository out of scope."""
+        return self.outcome is Outcome.OUT_OF_SCOPE and not (self.out_of_scope_grants or self.error)
 
     @property
     def recreated(self) -> tuple[str, ...]:
@@ -82,6 +91,7 @@ class Result:
             **denials_details(self.denied_by),
             "unlisted": by_grant(self.unlisted),
             "not_removed": list(self.not_removed),
+            "out_of_scope_grants": by_grant(self.out_of_scope_grants),
             "reason": self.reason,
         }
         return {key: value for key, value in known.items() if value}

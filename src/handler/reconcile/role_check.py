@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
+from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound
 from handler.ecr.registry import Registry
 from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
 from handler.policy.document import render
@@ -32,14 +32,14 @@ class RoleCheck:
         self,
         registry: Registry,
         settings: Settings,
-        account_principal: str,
+        account: str,
         clock: Callable[[], float] = time.time,  # a monotonic clock may stop while Lambda freezes the process
     ) -> None:
-        """Use the settings' repository; the account's principal is one that exists."""
+        """Use the settings' repository. The registry's own account is a principal that exists."""
         self._registry = registry
         self._repository = settings.role_check_repository
-        self._roles = frozenset(settings.roles)
-        self._account_principal = account_principal
+        self._roles = settings.roles()
+        self._account = account
         self._clock = clock
         self._lock = threading.Lock()
         self._answers: dict[str, tuple[float, bool | RoleCheckFailed]] = {}
@@ -49,7 +49,7 @@ class RoleCheck:
         return frozenset(role for role in self._roles if self._answer(role) is False)
 
     def missing(self, roles: Iterable[str], deadline: Deadline) -> frozenset[str]:
-        """Return those of the configured roles that do not exist. Asks about each without an answer that holds.
+        """Return those of the roles that do not exist. Asks about each without an answer that holds.
 
         Raises:
             RoleCheckFailed: ECR refused a call for another reason, or accepts no policy at all.
@@ -57,14 +57,10 @@ class RoleCheck:
         """
         missing = frozenset(role for role in roles if not self._exists(role, deadline))
         # If all are missing, the repository may be the cause: then ECR rejects a principal that exists too.
-        if (
-            missing
-            and self._roles <= self.known_missing()
-            and not self._exists(self._account_principal, deadline)
-        ):
+        if missing and self._roles <= self.known_missing() and not self._exists(self._account, deadline):
             raise RoleCheckFailed(
-                f"ECR accepts no policy in the role check's repository {self._repository}, so no role is known "
-                "to be missing: check the repository, and service control policies for ecr:SetRepositoryPolicy"
+                f"ECR accepts no policy in the role check's repository {self._repository}, so it is unknown "
+                "which roles are missing: delete the repository, and create it again with the same name"
             )
         return missing
 
@@ -88,7 +84,7 @@ class RoleCheck:
         policy = plan(None, [Grant(PULL, (principal,))]).policy
         check = partial(self._registry.check_policy, self._repository, render(policy or {}))
         try:
-            retry_with_backoff(check, deadline, retryable=(Unavailable,), throttles=(Throttled,))
+            retry_with_backoff(check, deadline)
         except PolicyRejected:
             return False
         except RepositoryNotFound as error:

@@ -18,10 +18,10 @@ from handler.reconcile.listing import Listing
 from handler.reconcile.reconciler import Context, reconcile
 from handler.reconcile.result import Outcome, Result
 from handler.reconcile.role_check import RoleCheck
-from handler.settings import Settings
+from handler.settings import Mode, Settings
 
-# In the worst case, a read and its write start at the deadline, and then the call of the continuation with its
-# retries. The rest is for the rate limiter, backoff, name resolution and the report.
+# In the worst case, a read and its write start at the deadline, and then the call of the continuation with
+# its retries. The rest is for the rate limiter, backoff, name resolution and the report.
 RESERVE = (2 + next_invocation.ATTEMPTS) * CALL_TIMEOUT + 38  # seconds
 _MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
 
@@ -48,21 +48,29 @@ class Sweep:
         time_left: Callable[[], float],
     ) -> None:
         """Prepare the sweep; `time_left` returns the seconds until the invocation ends."""
-        self.dry_run = request.dry_run or settings.plan_mode
+        self.dry_run = request.dry_run or settings.mode is Mode.PLAN
         self.continuation: Request | None = None
         self.unmatched: tuple[str, ...] = ()
         self._request = request
         self._deadline = Deadline(time_left, min(RESERVE, _MAX_RESERVE_SHARE * time_left()))
-        self._context = Context(
-            settings, registry, role_check, self._deadline, self.dry_run, request.may_be_new
-        )
         globs = tuple(filter(is_glob, request.repositories))
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
         imported = settings.pull_through_cache.included if "*" in globs else ()
         before = request.continuation or Continuation(unmatched=tuple(dict.fromkeys((*globs, *imported))))
         # What is reconciled by its name is not listed too.
         patterns = (*request.repositories, *before.failed)
-        self._listing = Listing(patterns, before, settings.scope, registry, self._deadline)
+        self._listing = Listing(patterns, before, settings, registry, self._deadline)
+        shared = Context(
+            settings,
+            registry,
+            role_check,
+            self._deadline,
+            dry_run=self.dry_run,
+            may_be_new=request.may_be_new,
+            inspects_all=self._listing.lists_all,
+        )
+        self._reconcile = partial(reconcile, context=shared)
+        self._named = frozenset(patterns)
         self._waiting = deque(pattern for pattern in request.repositories if not is_glob(pattern))
         self._to_retry = deque(before.failed)
         self._made_progress = False
@@ -83,9 +91,7 @@ class Sweep:
         is_single = len(self._waiting) == 1 and not self._listing.globs and not self._to_retry
         concurrency = 1 if is_single else MAX_CONCURRENCY
         try:
-            for result in _run_concurrently(
-                partial(reconcile, context=self._context), self._names(), concurrency
-            ):
+            for result in _run_concurrently(self._reconcile, self._names(), concurrency):
                 if result.outcome is Outcome.INTERRUPTED:
                     self._last_error = result.reason
                     interrupted.append(result)
@@ -93,15 +99,15 @@ class Sweep:
                 self._made_progress = True
                 if result.lacks_grant:
                     failed.append(result.repository)
-                yield result
+                if result.repository in self._named or not result.is_uneventful_inspection:
+                    yield result
         except RegistryError:
             yield from interrupted
             raise
         if self._has_more():
             yield from interrupted
-            self.continuation = self._continuation_request(
-                [*failed, *(each.repository for each in interrupted)]
-            )
+            failed += (each.repository for each in interrupted)
+            self.continuation = self._continuation_request(failed)
             return
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
         for name in self._to_retry:
@@ -154,11 +160,10 @@ def read_registry_policy(
         policy = parse(registry.get_registry_policy())
         return evaluate(policy, settings.all_grants(), repository_arn_prefix)
     except (RegistryError, InvalidPolicy) as error:
-        return RegistryPolicy(Status.UNKNOWN, note=str(error))
+        note = str(error)
     except Exception as error:  # noqa: BLE001 - not even a bug here stops the sweep
-        return RegistryPolicy(
-            Status.UNKNOWN, note=f"unexpected {type(error).__name__}, a bug of this function"
-        )
+        note = f"unexpected {type(error).__name__}, a bug of this function"
+    return RegistryPolicy(Status.UNKNOWN, note=note)
 
 
 def _run_concurrently[T](call: Callable[[str], T], names: Iterable[str], concurrency: int) -> Iterator[T]:

@@ -54,7 +54,8 @@ class Report:
         """Count a result, and log what it says."""
         self._totals.add(result)
         attached = bool(result.added) and not self._dry_run
-        drift = attached and (self._request.after_policy_change or bool(result.recreated))
+        changed = attached or result.outcome is Outcome.REMOVED
+        drift = changed and (self._request.after_policy_change or bool(result.recreated))
         self._attached += attached
         self._drift_corrected += drift
         if attached and self._request.created_at and not result.lacks_grant:
@@ -63,12 +64,7 @@ class Report:
         self._log(result, drift=drift)
 
     def end(self, unmatched: Sequence[str], *, continued: bool) -> None:
-        """Add how the sweep ended.
-
-        Args:
-            unmatched: the patterns that matched no repository in scope.
-            continued: whether a new invocation continues the sweep. It also takes over the failures.
-        """
+        """Add which patterns matched nothing, and whether a new invocation continues the sweep."""
         self._unmatched, self._continued = unmatched, continued
 
     def publish(self) -> dict[str, object]:
@@ -76,6 +72,7 @@ class Report:
         totals = self._totals
         counts = {
             "Attached": self._attached,
+            "Removed": totals.outcomes[Outcome.REMOVED],
             "Unchanged": totals.outcomes[Outcome.UNCHANGED],
             "DriftCorrected": self._drift_corrected,
             # A new invocation that continues the sweep retries the failures, and counts them then.
@@ -112,6 +109,7 @@ class Report:
             ],
             "denied": totals.denied,
             "unlisted": totals.unlisted,
+            "out_of_scope_grants": totals.out_of_scope_grants,
             "registry_policy": self._registry_policy and self._registry_policy.details(),
             "unmatched": list(self._unmatched[:MAX_DETAILS]),
             "continued": self._continued,
@@ -139,15 +137,16 @@ class Report:
             logger.warning("drift corrected", extra=result.details())
         if result.lacks_grant:
             logger.error("reconcile failed", extra=result.details())
+        elif result.out_of_scope_grants:
+            logger.warning("grants out of scope", extra=result.details())
         elif result.outcome is Outcome.INTERRUPTED:
             logger.warning("interrupted", extra=result.details())
         elif result.outcome is not Outcome.UNCHANGED and not drift:
             logger.info("reconciled", extra=result.details())
 
     def _log_unlisted(self, result: Result) -> None:
-        if self._unlisted_lines == _MAX_UNLISTED_LINES:
-            return
-        if any(self._logged_unlisted[each] < _MAX_UNLISTED_REPOSITORIES for each in result.unlisted):
+        is_new = any(self._logged_unlisted[each] < _MAX_UNLISTED_REPOSITORIES for each in result.unlisted)
+        if is_new and self._unlisted_lines < _MAX_UNLISTED_LINES:
             self._logged_unlisted.update(result.unlisted)
             self._unlisted_lines += 1
             details = {"repository": result.repository, "unlisted": by_grant(result.unlisted)}

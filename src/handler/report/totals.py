@@ -31,9 +31,11 @@ class Severity(IntEnum):
         if result.denied_by:
             return cls.DENIED
         match result.outcome:
+            case Outcome.UNCHANGED | Outcome.OUT_OF_SCOPE if result.unlisted or result.out_of_scope_grants:
+                return cls.UNLISTED
             case Outcome.UNCHANGED:
-                return cls.UNLISTED if result.unlisted else cls.UNCHANGED
-            case Outcome.ATTACHED | Outcome.WOULD_ATTACH:
+                return cls.UNCHANGED
+            case Outcome.ATTACHED | Outcome.REMOVED | Outcome.WOULD_ATTACH | Outcome.WOULD_REMOVE:
                 return cls.CHANGED
         return cls.SKIPPED
 
@@ -42,17 +44,8 @@ class Severity(IntEnum):
 class Totals:
     """The counts of all results, and some of the results of each severity.
 
-    Attributes:
-        outcomes: the repositories with each outcome.
-        severities: the repositories with each severity.
-        missing_roles: the repositories that lack a grant for each missing role.
-        recreated: the repositories in which each role took the place of a deleted role's id.
-        not_removed: for each Sid, the repositories that keep unlisted principals.
-        unlisted: the repositories with unlisted principals.
-        unlisted_grantees: the unlisted principals in all of them.
-        denied: the repositories whose policy denies a grant.
-        pulls_denied: the policies that always deny the pull, the registry's included.
-        pulls_denied_conditionally: those that deny the pull only under a condition.
+    Each counts repositories, but `unlisted_grantees` counts principals in all of them, and `pulls_denied`
+    counts policies that deny the pull, always or only under a condition, the registry's policy included.
     """
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
@@ -62,6 +55,7 @@ class Totals:
     not_removed: Counter[str] = field(default_factory=Counter)
     unlisted: int = 0
     unlisted_grantees: int = 0
+    out_of_scope_grants: int = 0
     denied: int = 0
     pulls_denied: int = 0
     pulls_denied_conditionally: int = 0
@@ -87,6 +81,7 @@ class Totals:
         self.not_removed.update(result.not_removed)
         self.unlisted += bool(result.unlisted)
         self.unlisted_grantees += len(result.unlisted)
+        self.out_of_scope_grants += bool(result.out_of_scope_grants)
         self.denied += bool(result.denied_by)
         self.add_denials(result.denied_by)
         if len(self._results[severity]) < MAX_DETAILS:
