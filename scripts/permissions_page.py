@@ -22,6 +22,10 @@ _REASONS = {
         "FunctionCodePolicy",
         "ecr:GetRegistryPolicy",
     ): "A sweep reports whether the registry's policy allows or denies the pull.",
+    (
+        "FunctionCodePolicy",
+        "ecr:DeleteRepositoryPolicy",
+    ): "In remove mode only: a policy of which nothing would be left is deleted.",
     ("Role", "logs:CreateLogStream"): "Each execution environment creates its log stream.",
     ("Role", "logs:PutLogEvents"): "The function writes logs, and metrics in its logs.",
     ("Role", "sqs:SendMessage"): "Lambda sends events that failed three times to the dead-letter queue.",
@@ -101,7 +105,8 @@ def permissions() -> Iterator[Permission]:
             case _:
                 continue
         for policy in policies:
-            for statement in policy["PolicyDocument"]["Statement"]:
+            for listed in policy["PolicyDocument"]["Statement"]:
+                statement = listed["Fn::If"][1] if "Fn::If" in listed else listed
                 for action in as_list(statement["Action"]):
                     yield Permission(logical_id, action, _resource(statement["Resource"]))
 
@@ -112,6 +117,8 @@ def _resource(value: Any) -> str:  # noqa: ANN401 - CloudFormation
             return str(name).removesuffix(".Arn")
         case {"Fn::Sub": text}:
             return str(text)
+        case {"Fn::If": ["IsPlan", in_plan_mode, otherwise]}:
+            return f"{_resource(otherwise)}; in plan mode {_resource(in_plan_mode)}"
     return str(value)
 
 

@@ -38,8 +38,10 @@ def test_holds_every_module_of_the_handler(
     completed = build()
 
     assert completed.returncode == 0, completed.stderr
-    built = {path.name for path in (tmp_path / "artifacts/handler").glob("*.py")}
-    assert built == {path.name for path in (PROJECT / "src/handler").glob("*.py")}
+    built, sources = tmp_path / "artifacts/handler", PROJECT / "src/handler"
+    modules = {path.relative_to(sources) for path in sources.rglob("*.py")}
+    assert {path.relative_to(built) for path in built.rglob("*.py")} == modules
+    assert Path("reconcile/reconciler.py") in modules
 
 
 @pytest.mark.parametrize(

@@ -396,9 +396,8 @@ def principals_of_plain_statements(policy: Json) -> set[str]:
 
 TestConvergence = ConvergenceMachine.TestCase
 TestConvergence.settings = settings(
-    max_examples=int(__import__("os").environ.get("EX", "35")),
+    max_examples=35,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    **({"phases": (__import__("hypothesis").Phase.generate,)} if "NS" in __import__("os").environ else {}),
 )

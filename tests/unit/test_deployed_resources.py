@@ -25,6 +25,7 @@ from tests.unit.cloudformation import (
 QUEUE = "<DeadLetterQueue.Arn>"
 ON_FAILURE = {"DeadLetterConfig": {"Arn": QUEUE}}
 RULES = ("FunctionRepositoryCreated", "FunctionPolicyChanged", "ImagePushed", "StackDeployed")
+ALL_REPOSITORIES = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/*"
 FROM_THE_FUNCTION = {"Condition": {"ArnEquals": {"lambda:SourceFunctionArn": "<Function.Arn>"}}}
 
 
@@ -224,16 +225,27 @@ class TestRoles:
             "Trace": policy(allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "*")),
         }
 
+    @pytest.mark.parametrize(
+        ("mode", "writable", "further"),
+        [
+            ("enforce", ALL_REPOSITORIES, []),
+            # It tries policies, but only in its own repository.
+            ("plan", "<RoleCheckRepository.Arn>", []),
+            ("remove", ALL_REPOSITORIES, ["ecr:DeleteRepositoryPolicy"]),
+        ],
+    )
     def test_that_of_the_function_reaches_ecr_from_the_code_of_the_function_only(
-        self, resources: Resources
+        self, processed_template: dict[str, Any], mode: str, writable: str, further: list[str]
     ) -> None:
-        actions = ["ecr:DescribeRepositories", "ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy"]
+        reads = ["ecr:DescribeRepositories", "ecr:GetRepositoryPolicy"]
 
-        assert resources["FunctionCodePolicy"] == {
+        assert deployed(processed_template, Mode=mode)["FunctionCodePolicy"] == {
             "PolicyName": "CallsFromFunctionCode",
             "Roles": ["<Role>"],
             "PolicyDocument": policy(
-                allow(actions, f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/*", **FROM_THE_FUNCTION),
+                allow(reads, ALL_REPOSITORIES, **FROM_THE_FUNCTION),
+                allow("ecr:SetRepositoryPolicy", writable, **FROM_THE_FUNCTION),
+                *(allow(action, ALL_REPOSITORIES, **FROM_THE_FUNCTION) for action in further),
                 allow("ecr:GetRegistryPolicy", "*", **FROM_THE_FUNCTION),
                 allow("lambda:InvokeFunction", "<Function.Arn>", **FROM_THE_FUNCTION),
             ),

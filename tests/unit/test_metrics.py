@@ -2,16 +2,19 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from devstack.fake_ecr import ACCOUNT, REGION, FakeEcr
 from handler.events.request import InvalidEvent
 from handler.report.report import RepositoriesFailed
+from handler.settings import Settings
 from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.cloudformation import ROLE_ARN, STACK, deployed
 
@@ -117,6 +120,9 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
         invoke({"repositories": ["denied"]})
     with pytest.raises(InvalidEvent):
         invoke({})
+    settings = Settings.from_environment(os.environ | {"MODE": "remove"})
+    with patch("handler.app.settings", settings):
+        invoke({"repositories": ["created"]})
 
     metrics = emitted(capsys.readouterr().out)
     assert {(namespace, dimensions) for namespace, dimensions, _ in metrics} == {

@@ -251,6 +251,13 @@ class TestAMissingRole:
 
         assert planned == Plan(present)
 
+    def test_that_the_policy_names_is_reason_enough_to_remove_others(self) -> None:
+        present = document(ALLOW_PULL | {"Principal": {"AWS": [ROLE, MANUALLY_ADDED]}})
+
+        planned = plan(present, [Grant(PULL, (ROLE,))], missing=[ROLE], remove_unlisted=True)
+
+        assert planned == Plan(document(ALLOW_PULL), removed=frozenset({Grantee(PULL, MANUALLY_ADDED)}))
+
     def test_does_not_prevent_removals_if_another_role_of_the_grant_exists(self) -> None:
         present = document(ALLOW_PULL | {"Principal": {"AWS": [ROLE, MANUALLY_ADDED]}})
 
@@ -337,12 +344,14 @@ class TestLength:
         assert planned.length > 10_240
 
     def test_gives_the_space_to_the_first_of_the_roles(self) -> None:
-        present = padded(document(ALLOW_PULL), space=len(OTHER_ROLE) + 10)
+        present = padded(document(ALLOW_PULL), space=len(OTHER_ROLE) + len('[,""]'))
 
         planned = plan(present, [Grant(PULL, (ROLE, OTHER_ROLE, f"{OTHER_ROLE}2"))])
 
         assert planned.added == {Grantee(PULL, OTHER_ROLE)}
         assert planned.unfit == (Grantee(PULL, f"{OTHER_ROLE}2"),)
+        assert planned.policy
+        assert len(render(planned.policy)) == 10_240
 
     def test_counts_the_space_of_what_is_removed(self) -> None:
         both = document(ALLOW_PULL | {"Principal": {"AWS": [ROLE, MANUALLY_ADDED]}})
@@ -409,6 +418,11 @@ class TestSeveralGrants:
     def test_get_a_statement_each(self) -> None:
         assert plan(None, self.GRANTS).policy == document(*self.STATEMENTS)
         assert plan(document(FOREIGN), self.GRANTS).policy == document(FOREIGN, *self.STATEMENTS)
+
+    def test_leave_the_statements_of_the_others_in_their_form(self) -> None:
+        pull = ALLOW_PULL | {"Principal": {"AWS": [ROLE]}}
+
+        assert plan(document(pull), self.GRANTS).policy == document(pull, *self.STATEMENTS[1:])
 
     def test_without_roles_get_no_statement(self) -> None:
         assert plan(None, [Grant(PULL, (ROLE,)), Grant(DESCRIBE_IMAGES, ())]).policy == document(ALLOW_PULL)

@@ -340,12 +340,12 @@ def test_a_removal_keeps_foreign_statements_in_order_and_is_done_in_one_step(
 
     planned = plan_removal(before, {A, B}, remove_unlisted=everything)
 
-    after = planned.policy or document()
+    after: dict[str, Any] = planned.policy or document()
     left = {principal for _, principal in grantees_of(planned.policy)}
     assert left.isdisjoint({A, B, "AROAEXAMPLEEXAMPLEEXA"})
     assert not (everything and left)
     foreign = [each for each in listed if not grantees_of(document(each))]
-    assert [each for each in after["Statement"] if each in foreign] == foreign  # type: ignore[attr-defined]
+    assert [each for each in after["Statement"] if each in foreign] == foreign
     assert planned.removed == grantees_of(before) - grantees_of(planned.policy)
     assert (planned.policy is None) == (not foreign and not left and bool(ours))
     if planned.policy:

@@ -91,6 +91,7 @@ def test_a_saved_event_matches_its_rule_only(
         ("policy-deleted", ("detail", "requestParameters"), None),
         ("deployed", ("detail", "status-details", "status"), "CREATE_COMPLETE"),
         ("deployed", ("detail", "status-details", "status"), "UPDATE_COMPLETE"),
+        ("deployed", ("detail", "status-details", "status"), "UPDATE_ROLLBACK_COMPLETE"),
     ],
 )
 def test_a_variant_of_a_saved_event_matches_too(
@@ -124,7 +125,8 @@ def test_a_variant_of_a_saved_event_matches_too(
         ("image-cached", ("detail", "sync-status"), "FAILED"),
         ("image-replicated", ("detail", "result"), "FAILED"),
         ("deployed", ("detail", "status-details", "status"), "UPDATE_IN_PROGRESS"),
-        ("deployed", ("detail", "status-details", "status"), "UPDATE_ROLLBACK_COMPLETE"),
+        ("deployed", ("detail", "status-details", "status"), "ROLLBACK_COMPLETE"),
+        ("deployed", ("detail", "status-details", "status"), "DELETE_COMPLETE"),
         ("deployed", ("detail", "stack-id"), f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/other/1"),
     ],
 )

@@ -237,8 +237,23 @@ class TestDeploymentEvents:
     def test_request_every_repository_in_scope(self, saved_event: Callable[[str], Event]) -> None:
         assert parsed(saved_event("deployed")) == Request(("*",), with_registry_policy=True)
 
+    @pytest.mark.parametrize("status", ["CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"])
+    def test_are_accepted_in_each_status_with_a_deployed_version(
+        self, saved_event: Callable[[str], Event], status: str
+    ) -> None:
+        event = saved_event("deployed") | {"detail": {"status-details": {"status": status}}}
+
+        assert parsed(event).repositories == ("*",)
+
     @pytest.mark.parametrize(
-        "status", [{"status": "UPDATE_IN_PROGRESS"}, {"status": "UPDATE_ROLLBACK_COMPLETE"}, {}, None]
+        "status",
+        [
+            {"status": "UPDATE_IN_PROGRESS"},
+            {"status": "ROLLBACK_COMPLETE"},
+            {"status": "DELETE_COMPLETE"},
+            {},
+            None,
+        ],
     )
     def test_are_ignored_unless_the_deployment_succeeded(
         self, saved_event: Callable[[str], Event], status: object

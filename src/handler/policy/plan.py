@@ -163,12 +163,13 @@ def _edited(policy: Policy | None, added: Iterable[Grantee], removed: Collection
             continue
         sid, principals = ours
         left = [name for name in principals if Grantee(sid, name) not in removed]
-        left += new.pop(sid, [])  # the first of our statements gains the new roles
+        if left:  # the first of our statements that stays gains the new roles
+            left += new.pop(sid, [])
         if left == principals:
             kept.append(statement)
         elif left:
             kept.append(statement | {"Principal": _principal(left)})
-    taken = {str(statement.get("Sid")) for statement in statements(policy)}
+    taken = {str(statement.get("Sid")) for statement in kept}
     kept += [_statement(_free_sid(sid, taken), sid, roles) for sid, roles in new.items()]
     return (policy or {"Version": "2012-10-17"}) | {"Statement": kept}
 
