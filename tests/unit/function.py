@@ -204,10 +204,10 @@ class WatchedEcr(FakeEcr):
         response = super()._execute(operation, request)
         if operation == WRITE and not _is_for_role_checks(name):
             self.writes.append((self.caller, name))
-            # A stale read, or a write of somebody else between the read and this write, excuses the caller:
+            # A stale read, or another caller's write between the read and this write, excuses the caller:
             # ECR has no conditional write. Each write stores a new object.
-            is_current = before is not None and before is self._last_read.get(self.caller)
-            if is_current and normalized(before) == normalized(self.policies[name]):
+            is_current = before is self._last_read.get(self.caller)
+            if before and is_current and normalized(before) == normalized(self.policies[name] or {}):
                 self.wrong_writes.append(f"{self.caller} wrote {name}, which changed nothing: {before}")
         return response
 

@@ -3,6 +3,7 @@
 Two stacks with equal settings manage the same registry. Each receives the events of the other's writes.
 """
 
+import logging
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,6 +90,8 @@ class ConvergenceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.exit_stack = ExitStack()
+        logging.disable()  # takes less time
+        self.exit_stack.callback(logging.disable, logging.NOTSET)
         self.ecr = WatchedEcr()
         self.ecr.create_role(*WORKERS, CI, VENDOR)
         self.ecr.create_repository(*CHECK_REPOSITORIES)
@@ -396,7 +399,7 @@ def principals_of_plain_statements(policy: Json) -> set[str]:
 
 TestConvergence = ConvergenceMachine.TestCase
 TestConvergence.settings = settings(
-    max_examples=35,
+    max_examples=25,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

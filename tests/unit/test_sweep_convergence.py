@@ -1,5 +1,6 @@
 """Convergence of sweeps over several invocations, whatever roles, reads, sizes and the role check do."""
 
+import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,8 @@ class SweepMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.exit_stack = ExitStack()
+        logging.disable()  # takes less time
+        self.exit_stack.callback(logging.disable, logging.NOTSET)
         self.ecr = WatchedEcr()
         self.ecr.create_role(*WORKERS, *RETIRED, VENDOR)
         self.ecr.create_repository(*CHECK_REPOSITORIES)
@@ -324,7 +327,7 @@ def statements(policy: Json | None) -> list[Json]:
 
 TestSweepMachine = SweepMachine.TestCase
 TestSweepMachine.settings = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
