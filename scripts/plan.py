@@ -45,7 +45,12 @@ if TYPE_CHECKING:
 NOTHING_TO_DO, ERROR, CHANGES, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 _UNSUCCESSFUL = (Outcome.FAILED, Outcome.INTERRUPTED)
 # A plan writes nothing: it has no writes of its own to recognize, and checks no role.
-WITHOUT_STACK = {"MODE": "plan", "ROLE_NAME": "plan", "ROLE_CHECK_REPOSITORY": f"{ROLE_CHECK_PREFIX}plan"}
+WITHOUT_STACK = {
+    "MODE": "plan",
+    "ROLE_NAME": "plan",
+    "POWERTOOLS_SERVICE_NAME": "plan",
+    "ROLE_CHECK_REPOSITORY": f"{ROLE_CHECK_PREFIX}plan",
+}
 _SETTINGS = (
     "WORKER_ROLE_ARNS",
     "REPOSITORIES",
@@ -161,7 +166,7 @@ def _list(registry: Registry, progress: PlanProgress, stop: Stop) -> list[str]:
         while not stop.requested:
             page = partial(registry.list_repositories, token)
             listed, token = retry_with_backoff(page, deadline)
-            names += listed
+            names += (each.name for each in listed)
             progress.listed(len(names))
             if token is None:
                 break

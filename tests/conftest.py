@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from devstack.aws import clean_environment
 from scripts.processed_template import processed_template as transformed
@@ -20,7 +20,10 @@ os.environ["POWERTOOLS_SERVICE_NAME"] = "ecr-allow-pull"
 
 # No deadline: a busy machine is not a fault. HYPOTHESIS_PROFILE=quick is for `make mutants`.
 settings.register_profile("thorough", deadline=None)
-settings.register_profile("quick", deadline=None, max_examples=20)
+# It runs the tests again and again in one process, with new instances of the test classes.
+settings.register_profile(
+    "quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.differing_executors]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))
 
 EVENTS = Path(__file__).parent.parent / "events"

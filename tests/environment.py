@@ -9,4 +9,5 @@ REQUIRED = {
     "MODE": "enforce",
     "ROLE_NAME": "ecr-allow-pull-Role",
     "ROLE_CHECK_REPOSITORY": ROLE_CHECK_REPOSITORY,
+    "POWERTOOLS_SERVICE_NAME": "ecr-allow-pull",
 }

@@ -69,13 +69,15 @@ def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[s
     sweep = Sweep(
         request, settings, registry, role_check, lambda: context.get_remaining_time_in_millis() / 1000
     )
-    report = Report(request, dry_run=sweep.dry_run)
+    report = Report(request, dry_run=sweep.dry_run, mode=settings.mode)
     try:
         if request.with_registry_policy and settings.mode is not Mode.REMOVE:
             policy = read_registry_policy(registry, settings, function.repository_arn_prefix)
             report.add_registry_policy(policy)
         for result in sweep.run():
             report.add(result)
+        if request.scheduled:
+            report.add_missed_creations(sweep.creations.missed(registry, settings))
         if sweep.continuation:
             continue_in_new_invocation(sweep.continuation, context.function_name, started_by)
         report.end(sweep.unmatched, continued=sweep.continuation is not None)

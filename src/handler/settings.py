@@ -11,6 +11,7 @@ from handler.policy.role_arn import EXAMPLE_ROLE, role_arn_error
 from handler.policy.scope import ROLE_CHECK_PREFIX, InvalidPattern, Scope
 
 _NONE = "none"
+LOG_LEVELS = ("debug", "info", "warn", "warning", "error", "critical")
 # Errors show values up to this length: two ARNs of roles with a path.
 _MAX_SHOWN = 300  # characters
 _ROLE_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
@@ -50,6 +51,7 @@ class Settings:
         remove_unlisted_roles: our statements hold exactly the configured roles.
         role_name: the function's role. It identifies the function's own writes.
         role_check_repository: the repository of the stack itself, in which policies are tried.
+        creation_rule: the name of the rule that matches creation events.
     """
 
     worker_role_arns: tuple[str, ...]
@@ -60,6 +62,7 @@ class Settings:
     remove_unlisted_roles: bool
     role_name: str
     role_check_repository: str
+    creation_rule: str = ""
 
     def grants_for(self, repository: str) -> tuple[Grant, ...]:
         """Return the grants of a repository in scope."""
@@ -90,6 +93,9 @@ class Settings:
         Raises:
             InvalidSetting: a variable is missing or wrong; gives its name, its value and the correction.
         """
+        # Powertools reads these two. Without the first, metrics lose the dimension that the alarms filter by.
+        _required(environment, "POWERTOOLS_SERVICE_NAME", "use the name of the stack")
+        _choice({"POWERTOOLS_LOG_LEVEL": "INFO", **environment}, "POWERTOOLS_LOG_LEVEL", *LOG_LEVELS)
         defaults = {"REMOVE_UNLISTED_ROLES": "false", **environment}
         return cls(
             worker_role_arns=_worker_role_arns(environment),
@@ -107,6 +113,7 @@ class Settings:
                 _ROLE_CHECK_REPOSITORY,
                 f"use the name of the stack's own repository, {ROLE_CHECK_PREFIX} and the id of the stack",
             ),
+            creation_rule=environment.get("CREATION_RULE", ""),
         )
 
 

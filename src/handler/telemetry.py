@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-# Lambda filters lines by level only if their timestamp is in this format.
-logger = Logger(use_rfc3339=True, location=None)
+# Without a valid level, the log is complete, and the settings name the wrong variable.
+_level = os.environ.get("POWERTOOLS_LOG_LEVEL", "").strip().upper()
+_level = _level if _level in logging.getLevelNamesMapping() else "INFO"
 
-# Where Lambda has a log level of its own (AWS_LAMBDA_LOG_LEVEL), Powertools ignores POWERTOOLS_LOG_LEVEL.
-if level := os.environ.get("POWERTOOLS_LOG_LEVEL"):
-    logging.getLogger(logger.service).setLevel(level.upper())
+# Lambda filters lines by level only if their timestamp is in this format.
+logger = Logger(level=_level, use_rfc3339=True, location=None)
+# Where Lambda has a log level of its own (AWS_LAMBDA_LOG_LEVEL), Powertools ignores the other one.
+logging.getLogger(logger.service).setLevel(_level)
 
 # At DEBUG, botocore logs every policy and every signature, and at INFO a line in each cold start.
 logging.getLogger("botocore").setLevel(logging.WARNING)

@@ -16,7 +16,7 @@ from handler.policy.scope import ROLE_CHECK_PREFIX
 from handler.reconcile.result import Result
 from handler.reconcile.role_check import RoleCheck
 from handler.report.report import Report, RepositoriesFailed
-from handler.settings import Settings
+from handler.settings import Mode, Settings
 from tests.environment import REQUIRED
 from tests.unit.policies import A
 from tests.unit.virtual_time import limiter_without_waits
@@ -103,8 +103,8 @@ class Function:
         configured = self.configured(**settings)
 
         class Recorded(Report):
-            def __init__(self, request: Request, *, dry_run: bool) -> None:
-                super().__init__(request, dry_run=dry_run)
+            def __init__(self, request: Request, *, dry_run: bool, mode: Mode) -> None:
+                super().__init__(request, dry_run=dry_run, mode=mode)
                 invocation.report = self
 
             def add(self, result: Result) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from devstack.fake_ecr import FakeEcr
 from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
-from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.ecr.registry import MAX_CONCURRENCY, Listed, Registry
 from handler.events.request import MAX_FAILED_NAMES, Continuation, Request
 from handler.policy.document import parse, render
 from handler.policy.grants import PULL, Grant
@@ -47,10 +47,10 @@ class SimulatedRegistry:
         self.time = 0.0
         self._lock = threading.Lock()
 
-    def list_repositories(self, token: str | None = None) -> tuple[list[str], str | None]:
+    def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
         self._record_call("page")
         start = int(token or 0)
-        names = list(self.policies)[start : start + 1000]
+        names = [Listed(name) for name in list(self.policies)[start : start + 1000]]
         return names, str(start + 1000) if start + 1000 < len(self.policies) else None
 
     def get_policy(self, name: str) -> str | None:
@@ -95,7 +95,7 @@ class UnavailableRegistry(SimulatedRegistry):
         super().__init__([])
         self.concurrent_reads = threading.Barrier(1)
 
-    def list_repositories(self, _: str | None = None) -> tuple[list[str], str | None]:
+    def list_repositories(self, _: str | None = None) -> tuple[list[Listed], str | None]:
         self.time = LAMBDA_TIMEOUT
         raise Unavailable("ECR did not list")
 
@@ -245,11 +245,12 @@ def test_repositories_deleted_during_a_sweep_do_not_hide_others() -> None:
     class PagesByKey(SimulatedRegistry):
         """A token names the last repository of its page, as the tokens of ECR presumably do."""
 
-        def list_repositories(self, token: str | None = None) -> tuple[list[str], str | None]:
+        def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
             self._record_call("page")
             listed = sorted(self.policies, key=lambda name: name[::-1])
             following = [name for name in listed if token is None or name[::-1] > token[::-1]]
-            return following[:1000], following[999] if len(following) > 1000 else None
+            page = [Listed(name) for name in following[:1000]]
+            return page, following[999] if len(following) > 1000 else None
 
     registry = PagesByKey(shuffled(3_000))
     function = Lambda(registry, timeout=8)
@@ -268,7 +269,7 @@ def test_a_listing_past_the_deadline_continues_in_a_new_invocation(monkeypatch: 
     registry = SimulatedRegistry(shuffled(2_000))
     list_page = registry.list_repositories
 
-    def throttle_later_pages(token: str | None = None) -> tuple[list[str], str | None]:
+    def throttle_later_pages(token: str | None = None) -> tuple[list[Listed], str | None]:
         if token and registry.calls["page"] < 50:
             registry._record_call("page")  # noqa: SLF001
             raise Throttled("Rate exceeded")
@@ -301,7 +302,7 @@ def test_a_listing_that_fails_midway_raises_an_error_and_the_totals_so_far_are_l
     registry = SimulatedRegistry(shuffled(2_000))
     list_page = registry.list_repositories
 
-    def fail_after_the_first_page(token: str | None = None) -> tuple[list[str], str | None]:
+    def fail_after_the_first_page(token: str | None = None) -> tuple[list[Listed], str | None]:
         if token:
             raise RegistryError("not authorized")
         return list_page(token)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime  # noqa: TC003 - of a field
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import boto3
 from botocore.config import Config
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_ecr import ECRClient
-    from mypy_boto3_ecr.type_defs import GetRegistryPolicyResponseTypeDef, GetRepositoryPolicyResponseTypeDef
+    from mypy_boto3_ecr.type_defs import (
+        DescribeRepositoriesResponseTypeDef,
+        GetRegistryPolicyResponseTypeDef,
+        GetRepositoryPolicyResponseTypeDef,
+    )
 
     type _Policy = GetRegistryPolicyResponseTypeDef | GetRepositoryPolicyResponseTypeDef
 
@@ -35,6 +40,13 @@ CLIENT_CONFIG = Config(
     # meanwhile. So it tries once, and each new attempt starts with a new read.
     retries={"total_max_attempts": 1},
 )
+
+
+class Listed(NamedTuple):
+    """A repository as DescribeRepositories lists it: its name, and when it was created."""
+
+    name: str
+    created_at: datetime | None = None
 
 
 class Registry:
@@ -54,22 +66,36 @@ class Registry:
         """Create the client. That takes far longer than a call: do it once per process."""
         return cls(boto3.client("ecr", config=CLIENT_CONFIG))
 
-    def list_repositories(self, token: str | None = None) -> tuple[list[str], str | None]:
-        """List one page of repository names.
+    def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
+        """List one page of repositories.
 
         Args:
             token: the page to list, as the previous page gave it; None for the first.
 
         Returns:
-            The page's names, and the token of the next page or None if it was the last.
+            The page, and the token of the next page or None if it was the last.
         """
         permit = self._rate_limiter.acquire()
         page = {} if token is None else {"nextToken": token}
-        response = self._call(permit, self._client.describe_repositories, maxResults=_PAGE_SIZE, **page)
+        call = partial(self._client.describe_repositories, maxResults=_PAGE_SIZE, **page)
+        return self._listed(permit, call)
+
+    def created_at(self, name: str) -> datetime | None:
+        """Return when a repository was created, if ECR says so. Raises RepositoryNotFound."""
+        call = partial(self._client.describe_repositories, repositoryNames=[name])
+        listed, _ = self._listed(self._rate_limiter.acquire(), call)
+        return next((each.created_at for each in listed), None)
+
+    def _listed(
+        self, permit: Permit, call: Callable[[], DescribeRepositoriesResponseTypeDef]
+    ) -> tuple[list[Listed], str | None]:
+        response = self._call(permit, call)
         try:
-            return [each["repositoryName"] for each in response["repositories"]], response.get("nextToken")
+            found = response["repositories"]
+            listed = [Listed(each["repositoryName"], each.get("createdAt")) for each in found]
         except KeyError as error:
             raise Unavailable(f"ECR's response to DescribeRepositories has no {error}") from None
+        return listed, response.get("nextToken")
 
     def get_policy(self, name: str) -> str | None:
         """Read the text of a repository's policy, or None if it has none. Raises RepositoryNotFound."""

@@ -8,8 +8,9 @@ from handler.policy.scope import InvalidPattern, validate_pattern
 
 type Json = Mapping[str, object]
 
-# So many names and a page of names fit into the payload of an asynchronous invocation, 1 MB.
+# So many names, a page of names and twice the patterns fit into the payload of a continuation, 1 MB.
 MAX_FAILED_NAMES = 1000
+_MAX_PATTERNS = 100_000  # characters
 
 # Errors show values up to this length, which is more than that of a repository name.
 _MAX_SHOWN = 300  # characters
@@ -31,16 +32,22 @@ class Continuation:
     Attributes:
         token: the next page to list, as ECR gave it; None for the first.
         unmatched: the globs that matched no repository so far.
-        failed: the repositories that failed so far; the last invocation reconciles them once more.
+        failed: the repositories that failed so far, and are to be reconciled once more at the end.
+        failed_again: the repositories that failed once more.
         failed_more: how many failed beyond the `MAX_FAILED_NAMES` that are named.
-        relistings: how often the listing started again, because ECR refused a token of an earlier invocation.
+        relistings: how often the listing started again, because ECR refused a token or repeated one.
+        pages: how many pages were listed.
+        of_all: whether the sweep is one of all repositories in scope.
     """
 
     token: str | None = None
     unmatched: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    failed_again: tuple[str, ...] = ()
     failed_more: int = 0
     relistings: int = 0
+    pages: int = 0
+    of_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class Request:
         after_policy_change: the policy was changed by another caller, so a missing grant is drift.
         continuation: where a sweep continues.
         with_registry_policy: whether to report on the registry's policy too.
+        scheduled: the schedule asks for it, so repositories that lack the grant show missed creation events.
     """
 
     repositories: tuple[str, ...]
@@ -71,11 +79,19 @@ class Request:
     after_policy_change: bool = False
     continuation: Continuation | None = None
     with_registry_policy: bool = False
+    scheduled: bool = False
+
+    @property
+    def of_all(self) -> bool:
+        """Whether the sweep is one of all repositories in scope."""
+        return "*" in self.repositories or bool(self.continuation and self.continuation.of_all)
 
     def payload(self, correlation_id: str) -> dict[str, object]:
         """Return the payload of a continuation, which logs this correlation id."""
         # Requests for single repositories never continue, and the first invocation reports on the registry.
         payload: dict[str, object] = {"repositories": list(self.repositories), "dry_run": self.dry_run}
+        if self.scheduled:
+            payload["scheduled"] = True
         if self.continuation:
             payload["continuation"] = asdict(self.continuation) | {"correlation_id": correlation_id}
         return payload
@@ -95,19 +111,26 @@ def from_payload(payload: object) -> Request:
     """
     if not isinstance(payload, dict):
         raise InvalidEvent(f"the payload is not a JSON object; {_EXPECTED_FORM}")
-    if unknown := payload.keys() - {"repositories", "dry_run", "continuation"}:
+    if unknown := payload.keys() - {"repositories", "dry_run", "scheduled", "continuation"}:
         names = shown(", ".join(sorted(map(str, unknown))))
         raise InvalidEvent(f"the payload has unknown fields: {names}; {_EXPECTED_FORM}")
     patterns = payload.get("repositories")
     continuation = _continuation(payload.get("continuation"))
-    if not isinstance(patterns, list) or not patterns:
+    if not isinstance(patterns, list) or not (patterns or continuation):
         raise InvalidEvent(f'"repositories" is not a list of at least one name or glob; {_EXPECTED_FORM}')
-    dry_run = payload.get("dry_run", False)
-    if not isinstance(dry_run, bool):
-        raise InvalidEvent(f'"dry_run" is neither true nor false; {_EXPECTED_FORM}')
+    parsed = _patterns(patterns)
+    if not continuation and (length := sum(map(len, parsed))) > _MAX_PATTERNS:
+        raise InvalidEvent(
+            f'"repositories" has {length:,} characters and {_MAX_PATTERNS:,} are allowed, because a sweep '
+            "passes them on when it continues: use globs that match more, or several payloads"
+        )
+    for field in ("dry_run", "scheduled"):
+        if not isinstance(payload.get(field, False), bool):
+            raise InvalidEvent(f'"{field}" is neither true nor false; {_EXPECTED_FORM}')
     return Request(
-        _patterns(patterns),
-        dry_run=dry_run,
+        parsed,
+        dry_run=payload.get("dry_run", False),
+        scheduled=payload.get("scheduled", False),
         continuation=continuation,
         with_registry_policy=continuation is None,
     )
@@ -135,8 +158,12 @@ def _continuation(value: object) -> Continuation | None:
             "token": str() | None as token,
             "unmatched": [*unmatched],
             "failed": [*failed],
+            "failed_again": [*failed_again],
             "failed_more": int() as failed_more,
             "relistings": int() as relistings,
-        } if failed_more >= 0 and relistings >= 0:
-            return Continuation(token, _patterns(unmatched), _patterns(failed), failed_more, relistings)
+            "pages": int() as pages,
+            "of_all": bool() as of_all,
+        } if min(failed_more, relistings, pages) >= 0:
+            names = (_patterns(unmatched), _patterns(failed), _patterns(failed_again))
+            return Continuation(token, *names, failed_more, relistings, pages, of_all)
     raise InvalidEvent(f'only the function itself writes "continuation"; {_EXPECTED_FORM}')

@@ -11,6 +11,7 @@ from handler.policy.scope import is_repository_name
 _REPOSITORY_ARN = re.compile(r"arn:[^:]+:ecr:(?P<region>[^:]*):(?P<account>[^:]*):repository/(?P<name>.+)")
 
 _ID = re.compile(r"[0-9a-fA-F-]{1,64}")
+_EVENT_SOURCES = ("ecr.amazonaws.com", "replication.ecr.amazonaws.com")
 _CLOUDTRAIL = ("AWS API Call via CloudTrail", "AWS Service Event via CloudTrail")
 # The events of ECR itself that say that an image was pushed, and what their detail holds then.
 _IMAGE_EVENTS: dict[str, Json] = {
@@ -78,6 +79,8 @@ def _from_eventbridge(event: Json, function: FunctionIdentity) -> Request | Igno
             f"manages the registry of account {function.account}, region {function.region}: deploy the stack "
             "there too"
         )
+    if _registries(event, detail) - {function.account}:
+        return Ignored("a call on another account's registry")
     return to_request(event, detail, function)
 
 
@@ -85,7 +88,7 @@ def _parser_of(event: Json, detail: Json) -> _Parser | None:
     detail_type = str(event["detail-type"])
     match event.get("source"):
         # CodeCommit and ECR Public have a CreateRepository too, so both sources are checked.
-        case "aws.ecr" if detail_type in _CLOUDTRAIL and detail.get("eventSource") == "ecr.amazonaws.com":
+        case "aws.ecr" if detail_type in _CLOUDTRAIL and detail.get("eventSource") in _EVENT_SOURCES:
             return _CALLS.get(str(detail.get("eventName")))
         case "aws.ecr" if detail_type in _IMAGE_EVENTS:
             return _from_image
@@ -123,6 +126,20 @@ _CALLS = {
     "SetRepositoryPolicy": _from_policy_change,
     "DeleteRepositoryPolicy": _from_policy_change,
 }
+
+
+def _registries(event: Json, detail: Json) -> set[str]:
+    """Return the accounts of the registries that an event names.
+
+    CloudTrail records a call on another account's registry in the caller's account too.
+    """
+    response, request = _object(detail.get("responseElements")), _object(detail.get("requestParameters"))
+    places = (response, _object(response.get("repository")), request)
+    resources = (_object(each) for each in _list(detail.get("resources")))
+    arns = [each.get("ARN", each.get("arn")) for each in resources] + _list(event.get("resources"))
+    matches = [_REPOSITORY_ARN.fullmatch(arn) for arn in arns if isinstance(arn, str)]
+    named = {str(place["registryId"]) for place in places if place.get("registryId")}
+    return named | {match["account"] for match in matches if match}
 
 
 def _repository_name(candidates: Iterator[str]) -> str:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 
 from handler.ecr.errors import RegistryError
@@ -14,6 +15,7 @@ from handler.policy.document import InvalidPolicy, parse
 from handler.policy.registry_policy import RegistryPolicy, Status, evaluate
 from handler.policy.scope import is_glob
 from handler.reconcile import continuation as next_invocation
+from handler.reconcile.creation_events import Creations
 from handler.reconcile.listing import Listing
 from handler.reconcile.reconciler import Context, reconcile
 from handler.reconcile.result import Outcome, Result
@@ -24,6 +26,7 @@ from handler.settings import Mode, Settings
 # its retries. The rest is for the rate limiter, backoff, name resolution and the report.
 RESERVE = (2 + next_invocation.ATTEMPTS) * CALL_TIMEOUT + 38  # seconds
 _MAX_RESERVE_SHARE = 0.25  # of the time that is left at the start
+_MAX_SINGLE = 60.0  # seconds for a request that names one repository
 
 
 class OutOfTime(Exception):
@@ -37,6 +40,7 @@ class Sweep:
         dry_run: whether nothing is written.
         continuation: after `run`, the request for what there was no time for, if any.
         unmatched: after `run`, the globs that matched no repository in scope.
+        creations: after `run`, the repositories that a scheduled sweep shows to be created in the last day.
     """
 
     def __init__(
@@ -51,14 +55,20 @@ class Sweep:
         self.dry_run = request.dry_run or settings.mode is Mode.PLAN
         self.continuation: Request | None = None
         self.unmatched: tuple[str, ...] = ()
+        self.creations = Creations()
         self._request = request
-        self._deadline = Deadline(time_left, min(RESERVE, _MAX_RESERVE_SHARE * time_left()))
         globs = tuple(filter(is_glob, request.repositories))
+        before = request.continuation
+        self._is_single = len(request.repositories) == 1 and not globs and not before
+        left = time_left()
+        reserve = min(RESERVE, _MAX_RESERVE_SHARE * left)
+        # Lambda retries the event, and an invocation that waits holds concurrency.
+        self._deadline = Deadline(time_left, max(reserve, left - _MAX_SINGLE) if self._is_single else reserve)
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
         imported = settings.pull_through_cache.included if "*" in globs else ()
-        before = request.continuation or Continuation(unmatched=tuple(dict.fromkeys((*globs, *imported))))
+        before = before or Continuation(unmatched=tuple(dict.fromkeys((*globs, *imported))))
         # What is reconciled by its name is not listed too.
-        patterns = (*request.repositories, *before.failed)
+        patterns = (*request.repositories, *before.failed, *before.failed_again)
         self._listing = Listing(patterns, before, settings, registry, self._deadline)
         shared = Context(
             settings,
@@ -73,6 +83,7 @@ class Sweep:
         self._named = frozenset(patterns)
         self._waiting = deque(pattern for pattern in request.repositories if not is_glob(pattern))
         self._to_retry = deque(before.failed)
+        self._to_retry_again = deque(before.failed_again)
         self._made_progress = False
         self._last_error = ""
 
@@ -88,8 +99,7 @@ class Sweep:
         """
         failed: list[str] = []
         interrupted: list[Result] = []
-        is_single = len(self._waiting) == 1 and not self._listing.globs and not self._to_retry
-        concurrency = 1 if is_single else MAX_CONCURRENCY
+        concurrency = 1 if self._is_single else MAX_CONCURRENCY
         try:
             for result in _run_concurrently(self._reconcile, self._names(), concurrency):
                 if result.outcome is Outcome.INTERRUPTED:
@@ -100,36 +110,39 @@ class Sweep:
                 if result.lacks_grant:
                     failed.append(result.repository)
                 if result.repository in self._named or not result.is_uneventful_inspection:
+                    self.creations.add_result(result)
                     yield result
         except RegistryError:
             yield from interrupted
             raise
-        if self._has_more():
+        if self._waiting or self._listing.globs or (self._to_retry and self._made_progress):
             yield from interrupted
             failed += (each.repository for each in interrupted)
             self.continuation = self._continuation_request(failed)
             return
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
-        for name in self._to_retry:
+        for name in (*self._to_retry, *self._to_retry_again):
             yield Result(name, Outcome.FAILED, error="it failed before, and there was no time to retry it")
         self.unmatched = self._listing.continuation.unmatched
-
-    def _has_more(self) -> bool:
-        return bool(self._waiting or self._listing.globs)
 
     def _names(self) -> Iterator[str]:
         """Yield the names that were asked for, those that the globs match, and at last those that failed."""
         yield from self._until_deadline(self._waiting)
         while self._listing.globs and not self._deadline.passed():
             try:
-                self._waiting.extend(self._listing.next_page())
+                page = self._listing.next_page()
             except DeadlineExceeded as error:
                 self._last_error = str(error)
                 return
+            if self._request.scheduled and not self.dry_run:
+                self.creations.add_page(page, datetime.now(UTC))
+            self._waiting.extend(each.name for each in page)
             self._made_progress = True
             yield from self._until_deadline(self._waiting)
-        if not self._has_more():
+        if not (self._waiting or self._listing.globs):
             yield from self._until_deadline(self._to_retry)
+        if not (self._waiting or self._listing.globs or self._to_retry):
+            yield from self._until_deadline(self._to_retry_again)
 
     def _until_deadline(self, names: deque[str]) -> Iterator[str]:
         while names and not self._deadline.passed():
@@ -142,11 +155,19 @@ class Sweep:
                 f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
             )
         before = self._listing.continuation
-        names = tuple(dict.fromkeys((*before.failed, *failed)))
+        if self._waiting or self._listing.globs:
+            # Nothing was retried yet.
+            names, again = tuple(dict.fromkeys((*before.failed, *failed))), before.failed_again
+        else:
+            names, again = tuple(self._to_retry), (*before.failed_again, *failed)
+        excess = len(names) + len(again) - MAX_FAILED_NAMES
+        kept = max(0, len(names) - max(0, excess))
         continuation = replace(
             before,
-            failed=names[:MAX_FAILED_NAMES],
-            failed_more=before.failed_more + len(names[MAX_FAILED_NAMES:]),
+            failed=names[:kept],
+            failed_again=again,
+            failed_more=before.failed_more + len(names[kept:]),
+            of_all=self._request.of_all,
         )
         patterns = (*self._waiting, *self._listing.globs)
         return replace(self._request, repositories=patterns, continuation=continuation)

@@ -11,6 +11,7 @@ from handler.policy.grants import Grantee, by_grant
 from handler.policy.registry_policy import RegistryPolicy
 from handler.reconcile.result import WHY_MISSING, Outcome, Result
 from handler.report.totals import MAX_DETAILS, Severity, Totals
+from handler.settings import Mode
 from handler.telemetry import emit_metrics, logger
 
 # The response and the error stay readable, and far below Lambda's 6 MB, however many repositories there are.
@@ -28,15 +29,17 @@ class RepositoriesFailed(Exception):
 class Report:
     """The results of one invocation: the totals of all, the details of some."""
 
-    def __init__(self, request: Request, *, dry_run: bool) -> None:
+    def __init__(self, request: Request, *, dry_run: bool, mode: Mode = Mode.ENFORCE) -> None:
         """Start the report on a request; in a `dry_run` nothing is written."""
         self._request = request
+        self._mode = mode
         self._dry_run = dry_run
         self._totals = Totals()
         self._unmatched: Sequence[str] = ()
-        self._continued = False
+        self._missed_creations: Sequence[str] = ()
+        self._continued = self._ended = False
         self._unnamed_failures = request.continuation.failed_more if request.continuation else 0
-        self._attached = self._drift_corrected = 0
+        self._attached = self._drift_corrected = self._would_attach = 0
         self._seconds_to_grant: dict[str, float] = {}
         self._registry_policy: RegistryPolicy | None = None
         self._logged_missing: set[str] = set()
@@ -57,26 +60,34 @@ class Report:
         changed = attached or result.outcome is Outcome.REMOVED
         drift = changed and (self._request.after_policy_change or bool(result.recreated))
         self._attached += attached
+        self._would_attach += bool(result.added) and self._mode is Mode.PLAN
         self._drift_corrected += drift
         if attached and self._request.created_at and not result.lacks_grant:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
         self._log(result, drift=drift)
 
+    def add_missed_creations(self, repositories: Sequence[str]) -> None:
+        """Add the repositories whose creation event did not arrive."""
+        self._missed_creations = repositories
+
     def end(self, unmatched: Sequence[str], *, continued: bool) -> None:
         """Add which patterns matched nothing, and whether a new invocation continues the sweep."""
-        self._unmatched, self._continued = unmatched, continued
+        self._unmatched, self._continued, self._ended = unmatched, continued, True
 
     def publish(self) -> dict[str, object]:
         """Log the totals, write the metrics, and return the response."""
         totals = self._totals
         counts = {
             "Attached": self._attached,
+            "WouldAttach": self._would_attach,
             "Removed": totals.outcomes[Outcome.REMOVED],
             "Unchanged": totals.outcomes[Outcome.UNCHANGED],
             "DriftCorrected": self._drift_corrected,
             # A new invocation that continues the sweep retries the failures, and counts them then.
             "Failed": 0 if self._continued else totals.failed + self._unnamed_failures,
+            "MissedCreations": len(self._missed_creations),
+            "SweepsCompleted": self._ended and not self._continued and self._request.of_all,
             "MissingRoles": len(totals.missing_roles),
             "UnlistedPrincipals": totals.unlisted_grantees,
             "PullsDenied": totals.pulls_denied,
@@ -96,6 +107,7 @@ class Report:
         response: dict[str, object] = {
             "checked": totals.checked,
             "dry_run": self._dry_run,
+            "mode": self._mode.value,
             "outcomes": {outcome.value: count for outcome, count in totals.outcomes.items()},
             "repositories": details,
             "truncated": len(details) < sum(totals.severities[severity] for severity in listed),
@@ -111,6 +123,7 @@ class Report:
             "unlisted": totals.unlisted,
             "out_of_scope_grants": totals.out_of_scope_grants,
             "registry_policy": self._registry_policy and self._registry_policy.details(),
+            "missed_creations": list(self._missed_creations[:MAX_DETAILS]),
             "unmatched": list(self._unmatched[:MAX_DETAILS]),
             "continued": self._continued,
         }
