@@ -58,7 +58,7 @@ e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
 audit: audit-tools ## check the template (AWS's schemas, checkov), the dependencies and links; needs internet access
 	PYTHONPATH=src $(TOOLS)/audit/bin/python -m scripts.check_template
 	$(TOOLS)/audit/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
-	$(TOOLS)/audit/bin/pip-audit --requirement src/requirements.txt --disable-pip --require-hashes
+	$(TOOLS)/audit/bin/pip-audit --requirement src/requirements.txt --disable-pip --require-hashes --strict
 	$(TOOLS)/audit/bin/python -m scripts.check_links
 
 .PHONY: audit-tools

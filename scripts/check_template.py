@@ -25,6 +25,7 @@ from scripts.processed_template import processed_template
 _UNSUPPORTED_REGIONS = ("us-iso", "eu-iso", "eusc-")
 # What `!GetAtt NAME.Arn` begins with, in the form of AWS's service authorization reference.
 _ARNS = {
+    "AWS::ECR::Repository": "arn:${Partition}:ecr:${Region}:${Account}:repository/",
     "AWS::Lambda::Function": "arn:${Partition}:lambda:${Region}:${Account}:function:",
     "AWS::Logs::LogGroup": "arn:${Partition}:logs:${Region}:${Account}:log-group:",
     "AWS::SQS::Queue": "arn:${Partition}:sqs:${Region}:${Account}:",
@@ -50,7 +51,7 @@ def main() -> int:
     problems += [
         f"{path.name} names {action}, which is not an action of AWS"
         for path in sorted(PROJECT.glob("samples/*.json"))
-        for statement in json.loads(path.read_text())["Statement"]
+        for statement in json.loads(path.read_text()).get("Statement", [])
         for action in as_list(statement["Action"])
         if not _rows(action)
     ]
@@ -64,17 +65,20 @@ def main() -> int:
 def permission_problems(permission: Permission, types: dict[str, str]) -> Iterator[str]:
     """Yield what is wrong with a permission; `types` are the resources' types by logical id."""
     supported = {row["resource_arn_format"] for row in _rows(permission.action)}
-    arn = _ARNS.get(types.get(permission.resource, ""), permission.resource)
-    for pseudo_parameter, name in _PSEUDO_PARAMETERS.items():
-        arn = arn.replace(pseudo_parameter, name)
-    if arn == "*":
-        valid = supported == {"*"}  # otherwise the permission can be narrower
-    else:
-        valid = any(each.startswith(arn.removesuffix("*")) for each in supported)
     if not supported:
         yield f"{permission.logical_id} allows {permission.action}, which is not an action of AWS"
-    elif not valid:
-        yield f"{permission.logical_id} allows {permission.action} on {arn}: AWS supports {sorted(supported)}"
+        return
+    for resource in permission.resource.split("; in plan mode "):
+        arn = _ARNS.get(types.get(resource, ""), resource)
+        for pseudo_parameter, name in _PSEUDO_PARAMETERS.items():
+            arn = arn.replace(pseudo_parameter, name)
+        if arn == "*":
+            valid = supported == {"*"}  # otherwise the permission can be narrower
+        else:
+            valid = any(each.startswith(arn.removesuffix("*")) for each in supported)
+        if not valid:
+            allowed = f"{permission.logical_id} allows {permission.action} on {arn}"
+            yield f"{allowed}: AWS supports {sorted(supported)}"
 
 
 def _rows(action: str) -> list[dict[str, str]]:

@@ -53,7 +53,7 @@ The function's permissions on ECR and on Lambda carry a condition: `lambda:Sourc
 function's ARN. Lambda adds this key to each call from the function's code:
 [AWS's documentation](https://docs.aws.amazon.com/lambda/latest/dg/permissions-source-function-arn.html).
 Another function under the same role gets none of these permissions. The permissions for logs, the dead-letter
-queue and X-Ray carry no condition, because Lambda also makes these calls outside the function's code.
+queue and X-Ray carry [no condition](../SECURITY.md#the-functions-execution-role).
 
 An end-to-end test removes each permission from the deployed stack, with IAM enforced, and expects a failure.
 The test skips permissions that the embedded AWS doesn't enforce.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Once per process, while Lambda starts it: later invocations reuse the client.
 registry = Registry.connect()
 try:
-    settings: Settings | InvalidSetting = Settings.from_environment(os.environ)
+    settings: Settings | InvalidSetting = Settings.from_environment(os.environ, registry.partition)
 except InvalidSetting as error:
     settings = error
 gc.freeze()

@@ -84,8 +84,8 @@ class Settings:
         )
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings from environment variables.
+    def from_environment(cls, environment: Mapping[str, str], partition: str | None = None) -> Self:
+        """Read the settings from environment variables. All roles must be of the partition, if it is known.
 
         The worker roles, the scope, the mode and the stack's own names have no default. Otherwise, an update
         of the function that drops variables would extend the scope to everything, and turn plan mode off.
@@ -98,8 +98,8 @@ class Settings:
         _choice({"POWERTOOLS_LOG_LEVEL": "INFO", **environment}, "POWERTOOLS_LOG_LEVEL", *LOG_LEVELS)
         defaults = {"REMOVE_UNLISTED_ROLES": "false", **environment}
         return cls(
-            worker_role_arns=_worker_role_arns(environment),
-            describe_role_arns=_roles(environment, "DESCRIBE_ROLE_ARNS"),
+            worker_role_arns=_worker_role_arns(environment, partition),
+            describe_role_arns=_roles(environment, "DESCRIBE_ROLE_ARNS", partition),
             scope=_scope(environment, "REPOSITORIES"),
             pull_through_cache=_pull_through_cache(environment),
             mode=Mode(_choice(environment, "MODE", *Mode)),
@@ -139,20 +139,20 @@ def _choice(environment: Mapping[str, str], variable: str, *choices: str) -> str
     return choice
 
 
-def _worker_role_arns(environment: Mapping[str, str]) -> tuple[str, ...]:
+def _worker_role_arns(environment: Mapping[str, str], partition: str | None) -> tuple[str, ...]:
     variable = "WORKER_ROLE_ARNS"
     hint = f"list the ARN of at least one worker role, for example {EXAMPLE_ROLE}"
     value = _required(environment, variable, hint)
-    if not (arns := _roles(environment, variable)):
+    if not (arns := _roles(environment, variable, partition)):
         raise InvalidSetting(variable, value, hint)
     return arns
 
 
-def _roles(environment: Mapping[str, str], variable: str) -> tuple[str, ...]:
+def _roles(environment: Mapping[str, str], variable: str, partition: str | None) -> tuple[str, ...]:
     value = environment.get(variable, _NONE)
     arns = [] if value.strip() == _NONE else _split_csv(value)
     for arn in arns:
-        if error := role_arn_error(arn):
+        if error := role_arn_error(arn, partition):
             raise InvalidSetting(variable, value, f"{_shortened(arn)!r} {error}")
     return tuple(dict.fromkeys(arns))
 
@@ -179,4 +179,4 @@ def _shortened(value: str) -> str:
 
 
 def _split_csv(value: str) -> list[str]:
-    return [item for part in value.split(",") if (item := part.strip())]
+    return [item for part in value.split(",") if (item := part.strip(" "))]

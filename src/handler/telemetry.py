@@ -23,14 +23,21 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 _metrics = Metrics(namespace="EcrAllowPull")
 
 
-def emit_metrics(counts: Mapping[str, int], seconds: Mapping[str, float]) -> None:
-    """Write the metrics that are not zero, if any: CloudWatch bills every metric that is written."""
+def emit_metrics(
+    counts: Mapping[str, int], seconds: Mapping[str, float], added: Mapping[str, list[str]] | None = None
+) -> None:
+    """Write the metrics that are not zero, if any: CloudWatch bills every metric that is written.
+
+    The line with the metrics names the principals that were added: it is written at every log level.
+    """
     for name, count in counts.items():
         if count:
             _metrics.add_metric(name, MetricUnit.Count, count)
     for name, value in seconds.items():
         _metrics.add_metric(name, MetricUnit.Seconds, value)
     if seconds or any(counts.values()):
+        if added:
+            _metrics.add_metadata("principals_added", added)
         _metrics.flush_metrics()
 
 

@@ -166,6 +166,7 @@ def test_log_level_applies_to_the_function_and_never_to_metrics(
     ours = [line for line in lines if line.get("service") == "ecr-allow-pull"]
     assert {line["message"] for line in ours if "message" in line} == messages
     assert {"Attached", "Failed", "PullsDenied"} <= set().union(*lines)
+    assert {"AllowPull": [ROLE]} in [line.get("principals_added") for line in lines]
     assert not [line for line in lines if "credentials" in line.get("message", "")]
     for secret in ("Signature", "Credential=", "ecr:PutImage", "policyText"):
         assert secret not in function.log()

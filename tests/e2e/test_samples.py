@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import pytest
+from botocore.session import get_session
+from botocore.validate import validate_parameters
+from samtranslator.yaml_helper import yaml_parse
 
 from devstack.host import PROJECT
 from handler.policy.denials import denials
@@ -111,31 +114,174 @@ class TestThePermissionsBoundary:
         assert evaluator.decide("permissions-boundary", action, resource, self.ROLE) == decision
 
 
+STACK = "cloudformation:*:{account}:stack/ecr-allow-pull/51af3dc0-da77-11e4-872e-1234567db123"
+FUNCTION = "lambda:us-east-1:{account}:function:ecr-allow-pull-Function-1A2B3C"
+RULE = "events:us-east-1:{account}:rule/ecr-allow-pull-FunctionPolicyChanged-1A2B3C"
+SCHEDULE = "scheduler:us-east-1:{account}:schedule/default/ecr-allow-pull-Schedule-1A2B3C"
+ROLE = "iam::{account}:role/ecr-allow-pull-Role-1A2B3C"
+ROLE_WITH_PATH = "iam::{account}:role/team/ecr/ecr-allow-pull-Role-1A2B3C"
+SCHEDULE_ROLE = "iam::{account}:role/ecr-allow-pull-ScheduleRole-1A2B3C"
+DEPLOYER = "iam::{account}:role/ecr-allow-pull-deployer"
+SERVICE_ROLE = "iam::{account}:role/ecr-allow-pull-cloudformation"
+CHANGES_OF_A_ROLE = {
+    "iam:AttachRolePolicy",
+    "iam:CreateRole",
+    "iam:DeleteRole",
+    "iam:DeleteRolePermissionsBoundary",
+    "iam:DeleteRolePolicy",
+    "iam:DetachRolePolicy",
+    "iam:PassRole",
+    "iam:PutRolePermissionsBoundary",
+    "iam:PutRolePolicy",
+    "iam:UpdateAssumeRolePolicy",
+}
+# Calls that open something, by their resources: calls of the deployer alone, and calls of CloudFormation too.
+CALLS_OF_THE_DEPLOYER = {
+    (STACK,): {
+        "cloudformation:CancelUpdateStack",
+        "cloudformation:ContinueUpdateRollback",
+        "cloudformation:CreateChangeSet",
+        "cloudformation:CreateStack",
+        "cloudformation:DeleteStack",
+        "cloudformation:ExecuteChangeSet",
+        "cloudformation:RollbackStack",
+        "cloudformation:SetStackPolicy",
+        "cloudformation:UpdateStack",
+        "cloudformation:UpdateTerminationProtection",
+    },
+    (DEPLOYER, SERVICE_ROLE): CHANGES_OF_A_ROLE,
+}
+CALLS_OF_BOTH = {
+    (ROLE, ROLE_WITH_PATH, SCHEDULE_ROLE): CHANGES_OF_A_ROLE,
+    (FUNCTION,): {
+        "lambda:AddPermission",
+        "lambda:CreateFunction",
+        "lambda:CreateFunctionUrlConfig",
+        "lambda:DeleteFunction",
+        "lambda:DeleteFunctionCodeSigningConfig",
+        "lambda:DeleteFunctionConcurrency",
+        "lambda:DeleteFunctionEventInvokeConfig",
+        "lambda:PutFunctionCodeSigningConfig",
+        "lambda:PutFunctionConcurrency",
+        "lambda:PutFunctionEventInvokeConfig",
+        "lambda:PutFunctionRecursionConfig",
+        "lambda:PutRuntimeManagementConfig",
+        "lambda:RemovePermission",
+        "lambda:UpdateFunctionCode",
+        "lambda:UpdateFunctionConfiguration",
+        "lambda:UpdateFunctionEventInvokeConfig",
+    },
+    (RULE,): {
+        "events:DeleteRule",
+        "events:DisableRule",
+        "events:EnableRule",
+        "events:PutRule",
+        "events:PutTargets",
+        "events:RemoveTargets",
+    },
+    (SCHEDULE,): {"scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:UpdateSchedule"},
+}
+
+
+def calls(by_resources: dict[tuple[str, ...], set[str]]) -> list[tuple[str, str]]:
+    return [
+        (action, resource)
+        for resources, actions in by_resources.items()
+        for action in sorted(actions)
+        for resource in resources
+    ]
+
+
+def arn(resource: str, partition: str = "aws") -> str:
+    return f"arn:{partition}:{resource.format(account=ACCOUNT)}"
+
+
+@pytest.mark.parametrize("partition", ["aws", "aws-cn"])
 class TestTheServiceControlPolicy:
-    @pytest.mark.parametrize(
-        ("principal", "decision"), [("ecr-allow-pull-deployer", "ImplicitDeny"), ("developer", "Deny")]
-    )
+    NAME = "service-control-policy"
+    DEVELOPER = "iam::{account}:role/developer"
+
+    @pytest.mark.parametrize(("action", "resource"), calls(CALLS_OF_THE_DEPLOYER))
+    def test_denies_everyone_but_the_deployer(
+        self, evaluator: Evaluator, action: str, resource: str, partition: str
+    ) -> None:
+        """CloudFormation uses the service role of a stack for whoever updates the stack."""
+        decisions = [
+            evaluator.decide(self.NAME, action, arn(resource, partition), arn(principal, partition))
+            for principal in (DEPLOYER, SERVICE_ROLE, self.DEVELOPER)
+        ]
+
+        assert decisions == ["ImplicitDeny", "Deny", "Deny"]
+
+    @pytest.mark.parametrize(("action", "resource"), calls(CALLS_OF_BOTH))
+    def test_denies_everyone_but_the_deployer_and_its_service_role(
+        self, evaluator: Evaluator, action: str, resource: str, partition: str
+    ) -> None:
+        decisions = [
+            evaluator.decide(self.NAME, action, arn(resource, partition), arn(principal, partition))
+            for principal in (DEPLOYER, SERVICE_ROLE, self.DEVELOPER)
+        ]
+
+        assert decisions == ["ImplicitDeny", "ImplicitDeny", "Deny"]
+
     @pytest.mark.parametrize(
         ("action", "resource"),
         [
-            ("iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/ecr-allow-pull-Role-1A2B3C"),
-            (
-                "lambda:UpdateFunctionCode",
-                f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:ecr-allow-pull-Function-1A2B3C",
-            ),
+            ("iam:PassRole", "iam::{account}:role/other"),
+            ("lambda:UpdateFunctionCode", "lambda:us-east-1:{account}:function:other"),
+            ("cloudformation:UpdateStack", "cloudformation:us-east-1:{account}:stack/other/1"),
+            ("lambda:InvokeFunction", FUNCTION),
+            ("cloudformation:DescribeStacks", STACK),
         ],
     )
-    def test_denies_everyone_but_the_deployer(
-        self, evaluator: Evaluator, action: str, resource: str, principal: str, decision: str
+    def test_concerns_no_other_resource_and_no_other_call(
+        self, evaluator: Evaluator, action: str, resource: str, partition: str
     ) -> None:
-        arn = f"arn:aws:iam::{ACCOUNT}:role/{principal}"
+        decision = evaluator.decide(
+            self.NAME, action, arn(resource, partition), arn(self.DEVELOPER, partition)
+        )
 
-        assert evaluator.decide("service-control-policy", action, resource, arn) == decision
+        assert decision == "ImplicitDeny"
 
-    def test_concerns_no_other_role(self, evaluator: Evaluator) -> None:
-        other, developer = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in ("other", "developer"))
 
-        assert evaluator.decide("service-control-policy", "iam:PassRole", other, developer) == "ImplicitDeny"
+def test_the_service_control_policy_denies_exactly_the_calls_of_these_tests_and_fits() -> None:
+    document = sample("service-control-policy")
+
+    assert actions(document) == {action for action, _ in calls(CALLS_OF_THE_DEPLOYER | CALLS_OF_BOTH)}
+    assert len(json.dumps(document, separators=(",", ":"))) <= 5_120  # without white space, as AWS counts
+
+
+def test_the_service_control_policy_matches_the_names_of_the_stacks_resources() -> None:
+    """CloudFormation names a resource after the stack, the logical id and random characters."""
+    resources = yaml_parse((PROJECT / "template.yaml").read_text())["Resources"]
+
+    for resource in ("Function", "Role", "ScheduleRole", "Schedule", "ImagePushed", "StackDeployed"):
+        assert (
+            not {"FunctionName", "RoleName", "Name", "GroupName"} & resources[resource]["Properties"].keys()
+        )
+
+
+def test_the_archive_rule_is_a_filter_for_the_grants_of_the_worker_role() -> None:
+    """A finding as Access Analyzer shows it, reduced to what the filter reads."""
+    rule = sample("access-analyzer-archive-rule")
+    model = get_session().get_service_model("accessanalyzer")
+    shape = model.operation_model("CreateArchiveRule").input_shape
+    assert shape
+    worker = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+    of_a_grant = {"resourceType": "AWS::ECR::Repository", "principal.AWS": worker, "isPublic": "false"}
+    others = [
+        of_a_grant | {"principal.AWS": "222222222222"},
+        of_a_grant | {"isPublic": "true"},
+        of_a_grant | {"resourceType": "AWS::S3::Bucket"},
+    ]
+
+    validate_parameters({"analyzerName": "a", "ruleName": "r", "filter": rule}, shape)
+
+    def archives(finding: dict[str, str]) -> bool:
+        return all(finding[key] in criterion["eq"] for key, criterion in rule.items())
+
+    assert archives(of_a_grant)
+    assert not any(map(archives, others))
 
 
 class TestTheRegistryPolicy:

@@ -159,6 +159,7 @@ class TestOtherGrants:
             "DescribeRoleArns": role,
             "PullThroughCacheRepositories": "docker-hub/*",
             "CreationTemplatePrefix": "docker-hub",
+            "RolePath": "/team/ecr/",
         }
         with stack.only_rules():
             outputs = stack.aws.deploy(parameters, stack="template")

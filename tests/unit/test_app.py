@@ -663,6 +663,12 @@ class TestAFailure:
         assert not function.calls
         assert len(set(frames)) == 1, "the stack trace of a repeated error must not grow"
 
+    def test_a_role_of_another_partition_than_the_registry_is_an_invalid_setting(self, start: Start) -> None:
+        function = start(region="cn-north-1")
+
+        with pytest.raises(InvalidSetting, match=r"the registry is in aws-cn"):
+            function.invoke({"repositories": ["*"]})
+
 
 class TestTheLog:
     def test_records_changes_and_totals_but_no_identities_or_policies_even_at_debug_level(

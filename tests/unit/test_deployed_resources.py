@@ -216,9 +216,11 @@ class TestRoles:
     def test_that_of_the_function(self, resources: Resources) -> None:
         role = resources["Role"]
 
-        assert role.keys() == {"Description", "AssumeRolePolicyDocument", "Policies"}
+        assert role.keys() == {"Description", "Path", "AssumeRolePolicyDocument", "Policies"}
+        assert role["Path"] == "/"
         assert role["AssumeRolePolicyDocument"] == trust("lambda.amazonaws.com")
-        # Lambda itself makes these calls, some of them without lambda:SourceFunctionArn.
+        # Lambda makes two of these calls without lambda:SourceFunctionArn. A wrong condition on the others
+        # would silence the log and the alarms.
         assert {one["PolicyName"]: one["PolicyDocument"] for one in role["Policies"]} == {
             "WriteLog": policy(allow(["logs:CreateLogStream", "logs:PutLogEvents"], "<LogGroup.Arn>")),
             "SendToDeadLetterQueue": policy(allow("sqs:SendMessage", QUEUE)),
@@ -254,7 +256,8 @@ class TestRoles:
     def test_that_of_the_schedule(self, resources: Resources) -> None:
         role = resources["ScheduleRole"]
 
-        assert role.keys() == {"Description", "AssumeRolePolicyDocument", "Policies"}
+        assert role.keys() == {"Description", "Path", "AssumeRolePolicyDocument", "Policies"}
+        assert role["Path"] == "/"
         assert role["AssumeRolePolicyDocument"] == trust(
             "scheduler.amazonaws.com", Condition={"StringEquals": {"aws:SourceAccount": ACCOUNT}}
         )
@@ -269,6 +272,17 @@ class TestRoles:
         roles = [each for each in resources.values() if "AssumeRolePolicyDocument" in each]
 
         assert [role["PermissionsBoundary"] for role in roles] == [boundary, boundary]
+
+    def test_have_the_requested_path_which_is_not_in_the_name_and_the_session_of_the_role(
+        self, processed_template: dict[str, Any]
+    ) -> None:
+        default, resources = deployed(processed_template), deployed(processed_template, RolePath="/team/ecr/")
+
+        roles = [each for each in resources.values() if "AssumeRolePolicyDocument" in each]
+
+        assert [role["Path"] for role in roles] == ["/team/ecr/", "/team/ecr/"]
+        changed = {name for name in resources if resources[name] != default[name]}
+        assert changed == {"Role", "ScheduleRole"}
 
 
 class TestTheDeadLetterQueue:

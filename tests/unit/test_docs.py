@@ -136,6 +136,63 @@ def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
         jmespath.compile(arguments[arguments.index("--query") + 1])
 
 
+def service(name: str) -> dict[str, object]:
+    return trust({"Service": f"{name}.amazonaws.com"}, "sts:AssumeRole")
+
+
+def trust(principal: dict[str, str], action: str) -> dict[str, object]:
+    statement = {"Effect": "Allow", "Principal": principal, "Action": action}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+CLUSTER = "oidc-provider/oidc.eks.us-east-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
+IRSA = trust({"Federated": f"arn:aws:iam::222222222222:{CLUSTER}"}, "sts:AssumeRoleWithWebIdentity")
+GITHUB = "oidc-provider/token.actions.githubusercontent.com"
+ROLES_OF_NODES = {
+    "unionai-acme-flyteworker-node-group": service("ec2"),
+    "eksctl-acme-nodegroup-ng-1-NodeInstanceRole-1A2B3C": service("ec2"),
+    "KarpenterNodeRole-acme": service("ec2"),
+    "acme-node-in-china": trust({"Service": "ec2.amazonaws.com.cn"}, "sts:AssumeRole"),
+    "AmazonEKSFargatePodExecutionRole": service("eks-fargate-pods"),
+    "ecsTaskExecutionRole": service("ecs-tasks"),
+    "acme-batch-execution": service("ecs-tasks"),
+}
+ROLES_OF_SERVICE_ACCOUNTS = {
+    "union-system-role": IRSA,
+    "unionai-acme-operator-proxy": IRSA,
+    "acme-development-project": IRSA,
+    "acme-userflyterole": service("pods.eks"),
+}
+OTHER_ROLES = {
+    "AWSServiceRoleForAmazonEKS": service("eks"),
+    "ecr-allow-pull-Role-1A2B3C": service("lambda"),
+    "github-deploys": trust(
+        {"Federated": f"arn:aws:iam::222222222222:{GITHUB}"}, "sts:AssumeRoleWithWebIdentity"
+    ),
+    "admin": trust({"AWS": "arn:aws:iam::222222222222:root"}, "sts:AssumeRole"),
+}
+
+
+def test_the_queries_for_roles_find_those_of_nodes_and_of_service_accounts_whatever_their_names() -> None:
+    response = {
+        "Roles": [
+            {
+                "RoleName": name,
+                "Arn": f"arn:aws:iam::222222222222:role/{name}",
+                "AssumeRolePolicyDocument": policy,
+            }
+            for name, policy in (ROLES_OF_NODES | ROLES_OF_SERVICE_ACCOUNTS | OTHER_ROLES).items()
+        ]
+    }
+    queries = [
+        each.words[each.words.index("--query") + 1] for each in commands("aws") if "list-roles" in each.words
+    ]
+
+    found = [{name for name, _ in jmespath.search(query, response)} for query in queries]
+
+    assert found == [ROLES_OF_NODES.keys(), ROLES_OF_SERVICE_ACCOUNTS.keys()]
+
+
 def shorthand(argument: str) -> dict[str, str]:
     """Parse `Key=value,Key=value` as the AWS CLI does: a comma in a value needs a backslash."""
     items = [item.partition("=") for item in re.split(r"(?<!\\),", argument)]

@@ -130,3 +130,19 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
     }
     assert read_by_the_template(processed_template) <= metrics
     assert len(read_by_the_template(processed_template)) >= 9
+
+
+def test_the_metrics_name_each_added_principal_once_because_they_are_logged_at_every_level(
+    ecr: FakeEcr, invoke: Callable[[object], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ecr.create_role(ROLE_ARN, MISSING_ROLE)
+    ecr.create_repository(ROLE_CHECK_REPOSITORY, "one", "two")
+
+    for dry_run in (True, False, False):
+        invoke({"repositories": ["*"], "dry_run": dry_run})
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+    assert [line.get("principals_added") for line in lines if "Attached" in line] == [
+        {"AllowPull": [ROLE_ARN, MISSING_ROLE]}
+    ]
+    assert not [line for line in lines if "principals_added" in line and "Attached" not in line]

@@ -86,8 +86,23 @@ def test_a_role_arn_is_accepted_in_any_partition_with_or_without_a_path(arn: str
     assert settings(WORKER_ROLE_ARNS=arn).worker_role_arns == (arn,)
 
 
+@pytest.mark.parametrize("variable", ["WORKER_ROLE_ARNS", "DESCRIBE_ROLE_ARNS"])
+@pytest.mark.parametrize(("partition", "other"), [("aws", "aws-cn"), ("aws-us-gov", "aws")])
+def test_a_role_of_another_partition_is_rejected(variable: str, partition: str, other: str) -> None:
+    ours, theirs = (f"arn:{each}:iam::222222222222:role/r" for each in (partition, other))
+    environment = REQUIRED | {"WORKER_ROLE_ARNS": ours}
+
+    assert Settings.from_environment(environment, partition).roles() == {ours}
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_environment(environment | {variable: f"{ours},{theirs}"}, partition)
+
+    assert str(caught.value).startswith(f"{variable} is ")
+    assert f"{theirs!r} is a role of partition {other}" in str(caught.value)
+    assert f"list roles of partition {partition}" in str(caught.value)
+
+
 def test_several_roles_are_separated_by_commas_with_or_without_spaces() -> None:
-    loaded = settings(WORKER_ROLE_ARNS=f"{ROLE}-a, {ROLE}-b,\n{ROLE}-c,")
+    loaded = settings(WORKER_ROLE_ARNS=f"{ROLE}-a, {ROLE}-b ,{ROLE}-c,")
 
     assert loaded.worker_role_arns == (f"{ROLE}-a", f"{ROLE}-b", f"{ROLE}-c")
 
@@ -137,6 +152,12 @@ def test_an_empty_role_list_is_rejected_with_an_example(value: str) -> None:
         ("arn:aws:iam::222222222222:group/g", "is not the ARN of an IAM role"),
         ("arn:aws:iam::222222222222:role/two words", "is not the ARN of an IAM role"),
         ("AROAEXAMPLEEXAMPLEEXA:ci", "is not the ARN of an IAM role"),
+        ('arn:aws:iam::222222222222:role/"quoted"/name', "is not the ARN of an IAM role"),
+        ("arn:aws:iam::222222222222:role/back\\slash/name", "is not the ARN of an IAM role"),
+        ("arn:aws:iam::222222222222:role/{{resolve:ssm:x}}/name", "is not the ARN of an IAM role"),
+        (f"\n{ROLE}", "is not the ARN of an IAM role"),
+        (f"{ROLE}\t", "is not the ARN of an IAM role"),
+        (f"{ROLE}\n", "is not the ARN of an IAM role"),
     ],
 )
 def test_a_principal_that_is_not_a_role_is_rejected_with_a_hint(principal: str, hint: str) -> None:

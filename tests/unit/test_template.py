@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.policy.document import parse
 from handler.policy.grants import grantees
 from handler.policy.plan import grantees_of, plan
-from handler.settings import Settings
+from handler.policy.role_arn import role_arn_error
+from handler.settings import InvalidSetting, Settings
 from scripts import permissions_page
 from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
 from tests.unit.cloudformation import Evaluator, deployed
@@ -76,7 +79,20 @@ ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
     ("parameter", "valid", "invalid"),
     [
         ("WorkerRoleArns", ROLE, "*"),
-        ("WorkerRoleArns", f"{ROLE}, arn:aws-us-gov:iam::222222222222:role/path/name", f"{ROLE};{ROLE}"),
+        ("WorkerRoleArns", f"{ROLE} , arn:aws:iam::222222222222:role/path/name ", f"{ROLE};{ROLE}"),
+        ("WorkerRoleArns", ROLE.replace("aws", "aws-cn"), f"{ROLE},{ROLE.replace('aws', 'aws-cn')}"),
+        ("WorkerRoleArns", ROLE, f"{ROLE},\n{ROLE}"),
+        ("WorkerRoleArns", ROLE, f"{ROLE}\t,{ROLE}"),
+        ("WorkerRoleArns", ROLE, f"{ROLE}\n"),
+        ("WorkerRoleArns", "arn:aws:iam::222222222222:role/[path]/name", ROLE.replace("role/", 'role/"/')),
+        ("DescribeRoleArns", f"{ROLE},{ROLE}", ROLE.replace("role/", "role/back\\slash/")),
+        ("DescribeRoleArns", "none", ROLE.replace("role/", "role/{{resolve:ssm:x}}/")),
+        ("DescribeRoleArns", ROLE, f"{ROLE},{ROLE.replace('aws', 'aws-us-gov')}"),
+        ("Repositories", "*", "*\n"),
+        ("PullThroughCacheRepositories", "docker-hub/* ", "docker-hub/*\t"),
+        ("RolePath", "/", ""),
+        ("RolePath", "/team/ecr/", "/team"),
+        ("RolePath", "/a.b_c-d/", "//"),
         ("WorkerRoleArns", ROLE, f"{ROLE},"),  # what `sam` passes of two ARNs that a space separates
         ("Repositories", "*, !scratch/*", "*,"),
         ("WorkerRoleArns", f"{ROLE},{ROLE}", "arn:aws:sts::222222222222:assumed-role/name/i-1"),
@@ -158,8 +174,8 @@ def test_the_schedule_sends_the_saved_payload(
     ("partition", "region", "expected"),
     [
         ("aws", "us-east-1", "Allow"),
-        ("aws", "mx-central-1", None),
-        ("aws", "ap-southeast-6", None),
+        ("aws", "mx-central-1", "Allow"),
+        ("aws", "ap-southeast-6", "Allow"),
         ("aws-cn", "cn-north-1", None),
         ("aws-us-gov", "us-gov-west-1", None),
     ],
@@ -317,14 +333,67 @@ class TestTheCreationTemplate:
         assert plan(policy, grants, remove_unlisted=True).policy is policy
         assert grantees_of(policy) == {*grantees(grants)}
 
-    def test_applies_to_every_way_in_which_ecr_creates_repositories(
-        self, processed_template: dict[str, Any]
+    @given(st.data())
+    def test_is_valid_and_holds_exactly_the_grants_for_every_value_that_the_patterns_accept(
+        self, processed_template: dict[str, Any], source: dict[str, Any], data: st.DataObject
     ) -> None:
-        resources = deployed(processed_template, CreationTemplatePrefix="ROOT")
+        parameters = {
+            name: data.draw(
+                st.from_regex(source["Parameters"][name]["AllowedPattern"], fullmatch=True).filter(
+                    lambda value: len(value) <= 3500
+                ),
+                label=name,
+            )
+            for name in ("WorkerRoleArns", "DescribeRoleArns")
+        }
+        environment = {"WORKER_ROLE_ARNS": "WorkerRoleArns", "DESCRIBE_ROLE_ARNS": "DescribeRoleArns"}
+        evaluator = Evaluator(processed_template, PullThroughCacheRepositories="*", **parameters)
+
+        template = evaluator.evaluate(processed_template["Resources"]["CreationTemplate"]["Properties"])
+        settings = Settings.from_environment(
+            REQUIRED
+            | {"PULL_THROUGH_CACHE_REPOSITORIES": "*"}
+            | {variable: parameters[name] for variable, name in environment.items()}
+        )
+
+        policy = parse(template["RepositoryPolicy"])
+        grants = settings.grants_for("docker-hub/app")
+        assert plan(policy, grants, remove_unlisted=True).policy is policy
+        assert grantees_of(policy) == {*grantees(grants)}
+
+    @given(st.text(st.characters(codec="ascii"), max_size=20), st.sampled_from(["aws", "aws-cn", "azure"]))
+    def test_accepts_the_roles_that_the_function_accepts(
+        self, source: dict[str, Any], end: str, partition: str
+    ) -> None:
+        arn = f"arn:{partition}:iam::222222222222:role/{end}"
+        assume("," not in arn and arn.strip(" ") == arn)  # these separate roles
+
+        accepted = re.fullmatch(source["Parameters"]["WorkerRoleArns"]["AllowedPattern"], arn)
+
+        assert (accepted is not None) == (role_arn_error(arn) is None)
+        try:
+            loaded = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": arn})
+        except InvalidSetting:
+            assert not accepted
+        else:
+            assert loaded.worker_role_arns == (arn,)
+
+    @pytest.mark.parametrize(
+        ("parameters", "applied_for"),
+        [
+            ({}, ["PULL_THROUGH_CACHE", "REPLICATION"]),
+            ({"CreateOnPush": "true"}, ["PULL_THROUGH_CACHE", "REPLICATION", "CREATE_ON_PUSH"]),
+        ],
+    )
+    def test_turns_on_create_on_push_only_on_request(
+        self, processed_template: dict[str, Any], parameters: dict[str, str], applied_for: list[str]
+    ) -> None:
+        """A template that applies to CREATE_ON_PUSH makes ECR create a repository for each unknown name."""
+        resources = deployed(processed_template, CreationTemplatePrefix="ROOT", **parameters)
 
         template = resources["CreationTemplate"]
         assert template["Prefix"] == "ROOT"
-        assert template["AppliedFor"] == ["PULL_THROUGH_CACHE", "REPLICATION", "CREATE_ON_PUSH"]
+        assert template["AppliedFor"] == applied_for
 
     @pytest.mark.parametrize("parameters", [{}, {"CreationTemplatePrefix": "ROOT", "Mode": "plan"}])
     def test_does_not_exist_without_a_prefix_and_in_plan_mode(

@@ -65,3 +65,40 @@ def test_a_large_sweep_lists_unchanged_repositories_with_unlisted_principals() -
         }
     ]
     assert answer["truncated"] is False
+
+
+PRINCIPALS = {
+    "111122223333": "111122223333",
+    "arn:aws:iam::111122223333:root": "arn:aws:iam::111122223333:root",
+    "arn:aws-cn:iam::111122223333:role/path/of/name": "arn:aws-cn:iam::111122223333:role/path/of/name",
+    "AROAEXAMPLEEXAMPLEEXA": "AROAEXAMPLEEXAMPLEEXA",
+    "AIDAEXAMPLEEXAMPLEEXA": "AIDAEXAMPLEEXAMPLEEXA",
+    "arn:aws:iam::111122223333:user/people/jane@example.com": "a user of account 111122223333",
+    "arn:aws:sts::111122223333:assumed-role/admin/jane@example.com": "a session of account 111122223333",
+    "arn:aws:sts::111122223333:federated-user/jane": "a federated user of account 111122223333",
+    "arn:aws:iam::111122223333:role/jane\x1b[2J": "another principal",
+    "AROAEXAMPLEEXAMPLEEXA:jane@example.com": "another principal",
+    "jane@example.com": "another principal",
+}
+
+
+@pytest.mark.parametrize(("principal", "shown"), PRINCIPALS.items())
+@pytest.mark.parametrize("field", ["unlisted", "removed"])
+def test_the_names_of_users_and_sessions_are_in_no_report_and_no_line(
+    lines: list[tuple[str, object]], field: str, principal: str, shown: str
+) -> None:
+    report = Report(Request(("*",)), dry_run=False)
+    grantees = frozenset({Grantee(PULL, principal)})
+    result = (
+        Result("app", Outcome.UNCHANGED, unlisted=grantees)
+        if field == "unlisted"
+        else Result("app", Outcome.ATTACHED, removed=grantees)
+    )
+    report.add(result)
+
+    (details,) = json.loads(json.dumps(report.response()["repositories"]))
+
+    assert details[field] == {"AllowPull": [shown]}
+    assert [extra for _, extra in lines] == (
+        [{"repository": "app", "unlisted": {"AllowPull": [shown]}}] if field == "unlisted" else []
+    )

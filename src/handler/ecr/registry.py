@@ -66,6 +66,11 @@ class Registry:
         """Create the client. That takes far longer than a call: do it once per process."""
         return cls(boto3.client("ecr", config=CLIENT_CONFIG))
 
+    @property
+    def partition(self) -> str:
+        """The partition that the registry is in."""
+        return self._client.meta.partition
+
     def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
         """List one page of repositories.
 

@@ -107,7 +107,10 @@ def _matches(actions: object, action: str) -> bool:
 
 
 def applies_to(statement: Statement, role: str) -> bool:
-    """Return whether the statement applies to the role, by the role, its account or `NotPrincipal`."""
+    """Return whether the statement applies to the role, by the role, its account or `NotPrincipal`.
+
+    A `NotPrincipal` also denies every role with a permissions boundary, which is not known here.
+    """
     _, partition, _, _, account, _ = role.split(":", 5)
     whole_account = {account, f"arn:{partition}:iam::{account}:root"}
     named = set(_aws_principals(statement))

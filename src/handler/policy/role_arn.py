@@ -4,11 +4,12 @@ import re
 
 EXAMPLE_ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 # The form of an IAM role's ARN: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-# A path may hold any character from ! to ~. Not accepted are those that mean something else here: a comma, a
-# wildcard, a policy variable and a second ARN.
+# A path may hold any character from ! to ~. Not accepted are those that mean something else here, in JSON or
+# in CloudFormation: a comma, a wildcard, a quote, a backslash, a brace and a second ARN. The patterns in the
+# template accept the same.
 _ROLE = re.compile(
-    r"(?!.*(?:\$\{|arn:.*arn:))arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/"
-    r"(?:[!-)+\-->@-~]*/)?[A-Za-z0-9_+=.@-]{1,64}"
+    r"(?!.*arn:.*arn:)arn:(?P<partition>aws(?:-[a-z]+)*):iam::[0-9]{12}:role/"
+    r"(?:[!#-)+\-->@-Z\[\]^-z|~]*/)?[A-Za-z0-9_+=.@-]{1,64}"
 )
 # What people enter instead, each with a hint.
 _COMMON_MISTAKES = {
@@ -36,10 +37,18 @@ _COMMON_MISTAKES = {
 }
 
 
-def role_arn_error(value: str) -> str | None:
-    """Return what is wrong with a value that should be a role's ARN and how to fix it; None if it is one."""
-    if _ROLE.fullmatch(value):
-        return None
+def role_arn_error(value: str, partition: str | None = None) -> str | None:
+    """Return what is wrong with a value that should be a role's ARN and how to fix it; None if it is one.
+
+    A role of another partition than the registry's, if that is known, can never be a principal.
+    """
+    if match := _ROLE.fullmatch(value):
+        if partition in {None, match["partition"]}:
+            return None
+        return (
+            f"is a role of partition {match['partition']}, and the registry is in {partition}: "
+            f"list roles of partition {partition}"
+        )
     for mistake, hint in _COMMON_MISTAKES.items():
         if match := re.fullmatch(mistake, value):
             return hint.format_map(match.groupdict())

@@ -40,6 +40,7 @@ class Report:
         self._continued = self._ended = False
         self._unnamed_failures = request.continuation.failed_more if request.continuation else 0
         self._attached = self._drift_corrected = self._would_attach = 0
+        self._added = set[Grantee]()
         self._seconds_to_grant: dict[str, float] = {}
         self._registry_policy: RegistryPolicy | None = None
         self._logged_missing: set[str] = set()
@@ -61,6 +62,7 @@ class Report:
         drift = changed and (self._request.after_policy_change or bool(result.recreated))
         self._attached += attached
         self._would_attach += bool(result.added) and self._mode is Mode.PLAN
+        self._added.update(result.added if attached else ())
         self._drift_corrected += drift
         if attached and self._request.created_at and not result.lacks_grant:
             since = datetime.now(UTC) - self._request.created_at
@@ -93,7 +95,7 @@ class Report:
             "PullsDenied": totals.pulls_denied,
             "PullsDeniedConditionally": totals.pulls_denied_conditionally,
         }
-        emit_metrics(counts, self._seconds_to_grant)
+        emit_metrics(counts, self._seconds_to_grant, by_grant(self._added))
         response = self.response()
         logger.info("report", extra={key: value for key, value in response.items() if key != "repositories"})
         return response
