@@ -116,7 +116,11 @@ class TestThePermissionsBoundary:
 
 STACK = "cloudformation:*:{account}:stack/ecr-allow-pull/51af3dc0-da77-11e4-872e-1234567db123"
 FUNCTION = "lambda:us-east-1:{account}:function:ecr-allow-pull-Function-1A2B3C"
-RULE = "events:us-east-1:{account}:rule/ecr-allow-pull-FunctionPolicyChanged-1A2B3C"
+RULE = "events:us-east-1:{account}:rule/ecr-allow-pull-PolicyChanged-1A2B3C"
+CREATION_RULE = "events:us-east-1:{account}:rule/ecr-allow-pull-created-51af3dc0-da77-11e4-872e-1234567db123"
+ROLE_CHECK = (
+    "ecr:us-east-1:{account}:repository/ecr-allow-pull-role-check/51af3dc0-da77-11e4-872e-1234567db123"
+)
 SCHEDULE = "scheduler:us-east-1:{account}:schedule/default/ecr-allow-pull-Schedule-1A2B3C"
 ROLE = "iam::{account}:role/ecr-allow-pull-Role-1A2B3C"
 ROLE_WITH_PATH = "iam::{account}:role/team/ecr/ecr-allow-pull-Role-1A2B3C"
@@ -171,7 +175,7 @@ CALLS_OF_BOTH = {
         "lambda:UpdateFunctionConfiguration",
         "lambda:UpdateFunctionEventInvokeConfig",
     },
-    (RULE,): {
+    (RULE, CREATION_RULE): {
         "events:DeleteRule",
         "events:DisableRule",
         "events:EnableRule",
@@ -180,6 +184,13 @@ CALLS_OF_BOTH = {
         "events:RemoveTargets",
     },
     (SCHEDULE,): {"scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:UpdateSchedule"},
+    (ROLE_CHECK,): {
+        "ecr:CreateRepository",
+        "ecr:DeleteRepository",
+        "ecr:DeleteRepositoryPolicy",
+        "ecr:PutImage",
+        "ecr:SetRepositoryPolicy",
+    },
 }
 
 
@@ -224,9 +235,16 @@ class TestTheServiceControlPolicy:
 
         assert decisions == ["ImplicitDeny", "ImplicitDeny", "Deny"]
 
+    @pytest.mark.parametrize("role", [ROLE, ROLE_WITH_PATH])
+    def test_lets_the_function_check_roles(self, evaluator: Evaluator, role: str, partition: str) -> None:
+        call = ("ecr:SetRepositoryPolicy", arn(ROLE_CHECK, partition))
+
+        assert evaluator.decide(self.NAME, *call, arn(role, partition)) == "ImplicitDeny"
+
     @pytest.mark.parametrize(
         ("action", "resource"),
         [
+            ("ecr:SetRepositoryPolicy", "ecr:us-east-1:{account}:repository/team/app"),
             ("iam:PassRole", "iam::{account}:role/other"),
             ("lambda:UpdateFunctionCode", "lambda:us-east-1:{account}:function:other"),
             ("cloudformation:UpdateStack", "cloudformation:us-east-1:{account}:stack/other/1"),
@@ -255,7 +273,15 @@ def test_the_service_control_policy_matches_the_names_of_the_stacks_resources() 
     """CloudFormation names a resource after the stack, the logical id and random characters."""
     resources = yaml_parse((PROJECT / "template.yaml").read_text())["Resources"]
 
-    for resource in ("Function", "Role", "ScheduleRole", "Schedule", "ImagePushed", "StackDeployed"):
+    for resource in (
+        "Function",
+        "Role",
+        "ScheduleRole",
+        "Schedule",
+        "PolicyChanged",
+        "ImagePushed",
+        "StackDeployed",
+    ):
         assert (
             not {"FunctionName", "RoleName", "Name", "GroupName"} & resources[resource]["Properties"].keys()
         )

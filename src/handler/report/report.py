@@ -89,7 +89,11 @@ class Report:
             # A new invocation that continues the sweep retries the failures, and counts them then.
             "Failed": 0 if self._continued else totals.failed + self._unnamed_failures,
             "MissedCreations": len(self._missed_creations),
-            "SweepsCompleted": self._ended and not self._continued and self._request.of_all,
+            # The dry run of a person shows nothing of the schedule.
+            "SweepsCompleted": self._ended
+            and not self._continued
+            and self._request.of_all
+            and self._dry_run == (self._mode is Mode.PLAN),
             "MissingRoles": len(totals.missing_roles),
             "UnlistedPrincipals": totals.unlisted_grantees,
             "PullsDenied": totals.pulls_denied,
