@@ -1,6 +1,7 @@
 """The role check: ECR is asked which roles exist, and no more calls are made than that takes."""
 
 import itertools
+import json
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -326,6 +327,22 @@ class TestACheckThatFails:
             report.raise_for_failures()
         assert B not in str(report.response())
 
+    def test_because_ecr_accepts_no_policy_there_does_not_stop_repositories_without_a_rejection(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        rejected = EcrError("InvalidParameterException", "Principal not found")
+        ecr.inject_faults(WRITE, *[rejected] * 99, repository=ROLE_CHECK_REPOSITORY)
+        ecr.create_role(B)
+        ecr.create_repository("poisoned", policy=document(push(VENDOR)))
+        ecr.delete_role(VENDOR)
+        names = [f"app-{number:02}" for number in range(60)]
+        ecr.create_repository(*names)
+
+        report = function.reconcile("poisoned", *names)
+
+        assert report.response()["outcomes"] == {"failed": 1, "attached": 60}
+        assert missing(report) == []
+
     def test_is_not_repeated_for_each_repository_of_a_sweep(self, ecr: FakeEcr, function: Function) -> None:
         names = [f"app-{number:02}" for number in range(60)]
         ecr.create_repository(*names)
@@ -409,6 +426,19 @@ class TestARecreatedRole:
         assert report.response()["recreated"] == [{"role": A, "repositories": 1}]
         assert '"DriftCorrected":[1' in capsys.readouterr().out
         assert [line["message"] for line in logged()] == ["drift corrected", "report"]
+
+    def test_is_not_reported_if_more_roles_are_added_than_ids_leave(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        function.roles = (A, B)
+        ecr.create_repository("app", policy=document(grant(A)))
+        ecr.delete_role(A)
+        ecr.create_role(A)
+
+        report = function.reconcile()
+
+        assert report.response()["outcomes"] == {"attached": 1}
+        assert "recreated" not in report.response()
 
     def test_is_not_reported_for_a_deleted_user_or_another_grant(
         self, ecr: FakeEcr, function: Function
@@ -502,3 +532,33 @@ def test_a_missing_role_does_not_hide_a_rejected_foreign_principal(ecr: FakeEcr,
     with pytest.raises(RepositoriesFailed, match=f'statement "Push" names {deleted_id}'):
         report.raise_for_failures()
     assert calls(ecr) == (2, 2, 2)
+
+
+def test_a_missing_role_without_space_does_not_cost_its_grant_the_last_principals(
+    ecr: FakeEcr, function: Function
+) -> None:
+    """The dry run of the same policy says so too."""
+    ecr.create_role(short := "arn:aws:iam::444444444444:role/s")
+    used = len(json.dumps(document(push("444444444444", sid=""), grant(short)), separators=(",", ":")))
+    filler = push("444444444444", sid="x" * (10_240 - used - 50))
+    ecr.create_repository("app", policy=document(filler, grant(short)))
+    ecr.delete_role(A)
+    before = ecr.get_policy("app")
+
+    planned = function.reconcile(dry_run=True, REMOVE_UNLISTED_ROLES="true").response()
+    function.start_new_process()
+    written = function.reconcile(REMOVE_UNLISTED_ROLES="true").response()
+
+    assert ecr.get_policy("app") == before
+    assert planned["not_removed"] == written["not_removed"]
+    assert [each["role"] for each in cast("list[dict[str, str]]", written["missing_roles"])] == [A]
+
+
+def test_the_id_of_a_deleted_role_is_not_reported_as_access_that_stays(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository("app", policy=document(grant(CI)))
+    ecr.delete_role(CI)
+    ecr.delete_role(A)
+
+    assert "not_removed" not in function.reconcile(REMOVE_UNLISTED_ROLES="true").response()

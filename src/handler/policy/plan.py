@@ -22,7 +22,7 @@ class Plan:
     """The policy that a repository should have.
 
     Attributes:
-        policy: the planned policy; the current policy itself if nothing is to change.
+        policy: the planned policy; the very object of the current policy if nothing is to change.
         added: the grantees that it adds.
         removed: the grantees that it removes.
         not_removed: the Sids that keep unlisted grantees although these are to be removed, because no
@@ -74,9 +74,11 @@ def plan(
     present, listed = grantees_of(current), grantees(grants)
     wanted = [each for each in listed if each not in present and each.principal not in missing]
     unlisted = present.difference(listed) if remove_unlisted else frozenset[Grantee]()
-    existing = {each.sid for each in listed if each in present or each.principal not in missing}
-    kept = {each.sid for each in unlisted if each.sid in {g.sid for g in grants if g.roles} - existing}
-    unlisted = frozenset(each for each in unlisted if each.sid not in kept)
+    sids_with_a_role = {each.sid for each in listed if each in present or each.principal not in missing}
+    sids_without_any = {grant.sid for grant in grants if grant.roles} - sids_with_a_role
+    # An id of a deleted principal that stays gives access to nobody.
+    kept = {sid for sid, name in unlisted if sid in sids_without_any and not is_deleted(name)}
+    unlisted = frozenset(each for each in unlisted if each.sid not in sids_without_any)
     if not wanted and not unlisted:
         return Plan(current, not_removed=tuple(sorted(kept)))
     removed = unlisted | {each for each in present if is_deleted(each.principal)}

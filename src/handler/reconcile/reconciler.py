@@ -28,7 +28,7 @@ class Context:
         registry: where the repositories are.
         role_check: says which roles are missing; None only in a dry run without a stack.
         deadline: no further attempt starts after it.
-        dry_run: write nothing.
+        dry_run: write nothing to users' repositories.
         may_be_new: a repository that ECR does not find may appear within seconds.
         inspects_all: read repositories out of scope too, to find configured roles there.
     """
@@ -74,7 +74,7 @@ class _Reconciliation:
     """The reconciliation of one repository.
 
     ECR has no conditional write. So a write follows directly on its read, and every attempt starts with a
-    new read: what others wrote before that read stays.
+    new read: what that read shows stays. What others write between a read and its write is lost.
     """
 
     def __init__(self, name: str, context: Context) -> None:
@@ -82,9 +82,10 @@ class _Reconciliation:
         self._context = context
         self._removes = context.settings.mode is Mode.REMOVE
         self._grants = () if self._removes else context.settings.grants_for(name)
+        # As remembered, and then as asked.
         self._missing = context.role_check.known_missing() if context.role_check else frozenset[str]()
         self._policy: Policy | None = None  # as last read or written
-        self._plan: Plan | None = None
+        self._plan: Plan | None = None  # None if the policy could not be read
         # What our writes have changed, or may have changed where the response was lost.
         self._added = self._removed = frozenset[Grantee]()
 
@@ -107,13 +108,14 @@ class _Reconciliation:
         try:
             self._retry(self._read_plan_write)
         except PolicyRejected:
-            if not (self._plan and self._needs_missing_roles(self._plan)):
+            if not (self._plan and self._learn_missing_roles(self._plan)):
                 raise
             self._retry(self._read_plan_write)
 
     def _plan_only(self) -> None:
+        """Plan the desired policy. No rejection shows missing roles, so ask about each that is added."""
         planned = self._retry(self._read_and_plan)
-        if self._needs_missing_roles(planned):
+        if self._learn_missing_roles(planned):
             planned = self._make_plan()
         self._record_change(planned)
         self._policy = planned.policy
@@ -174,6 +176,10 @@ class _Reconciliation:
 
     def _read_plan_write(self) -> None:
         planned = self._read_and_plan()
+        if planned.unfit and planned.removed:
+            # A role without space may be missing: then, its grant must not lose its last principals.
+            self._learn_missing_roles(planned)
+            planned = self._read_and_plan()
         if planned.policy is self._policy:
             return
         try:
@@ -181,7 +187,7 @@ class _Reconciliation:
                 self._context.registry.delete_policy(self._name)
             else:
                 self._context.registry.set_policy(self._name, render(planned.policy))
-        except Throttled:
+        except Throttled:  # certainly not applied
             raise
         except Unavailable:  # the response was lost, and the write may have been applied
             self._record_change(planned)
@@ -193,7 +199,7 @@ class _Reconciliation:
         self._added |= planned.added
         self._removed |= planned.removed
 
-    def _needs_missing_roles(self, planned: Plan) -> bool:
+    def _learn_missing_roles(self, planned: Plan) -> bool:
         """Ask which of the roles that a plan adds or has no space for are missing; return whether any is."""
         if self._context.role_check is None:
             return False

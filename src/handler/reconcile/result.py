@@ -1,5 +1,6 @@
 """The result of reconciling one repository."""
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum, auto
 
@@ -70,8 +71,10 @@ class Result:
     @property
     def recreated(self) -> tuple[str, ...]:
         """The roles that took the place of a deleted role's id: most likely, they were recreated."""
-        sids = {sid for sid, name in self.removed if is_deleted(name) and name.startswith("AROA")}
-        return tuple(sorted({each.principal for each in self.added if each.sid in sids}))
+        ids = Counter(sid for sid, name in self.removed if is_deleted(name) and name.startswith("AROA"))
+        added = Counter(each.sid for each in self.added)
+        # More roles than ids: some are new, and nothing shows which.
+        return tuple(sorted({name for sid, name in self.added if added[sid] <= ids[sid]}))
 
     @property
     def reason(self) -> str:

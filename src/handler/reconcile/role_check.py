@@ -46,18 +46,25 @@ class RoleCheck:
 
     def known_missing(self) -> frozenset[str]:
         """Return the configured roles that do not exist, as far as answers hold. Makes no call."""
+        refused = self._refused()
+        # If all are refused, the repository may be the cause, unless ECR accepts the account there.
+        is_known = refused != self._roles or self._answer(self._account) is True
+        return refused if is_known else frozenset()
+
+    def _refused(self) -> frozenset[str]:
         return frozenset(role for role in self._roles if self._answer(role) is False)
 
     def missing(self, roles: Iterable[str], deadline: Deadline) -> frozenset[str]:
         """Return those of the roles that do not exist. Asks about each without an answer that holds.
 
         Raises:
-            RoleCheckFailed: ECR refused a call for another reason, or accepts no policy at all.
+            RoleCheckFailed: ECR refused a call for another reason; or it refuses every configured role, and
+                an account that exists too.
             DeadlineExceeded: the deadline passed.
         """
         missing = frozenset(role for role in roles if not self._exists(role, deadline))
         # If all are missing, the repository may be the cause: then ECR rejects a principal that exists too.
-        if missing and self._roles <= self.known_missing() and not self._exists(self._account, deadline):
+        if missing and self._roles <= missing | self._refused() and not self._exists(self._account, deadline):
             raise RoleCheckFailed(
                 f"ECR accepts no policy in the role check's repository {self._repository}, so it is unknown "
                 "which roles are missing: delete the repository, and create it again with the same name"

@@ -57,14 +57,14 @@ class Report:
     def add(self, result: Result) -> None:
         """Count a result, and log what it says."""
         self._totals.add(result)
-        attached = bool(result.added) and not self._dry_run
-        changed = attached or result.outcome is Outcome.REMOVED
+        gained = bool(result.added) and not self._dry_run
+        changed = gained or result.outcome is Outcome.REMOVED
         drift = changed and (self._request.after_policy_change or bool(result.recreated))
-        self._attached += attached
+        self._attached += gained
         self._would_attach += bool(result.added) and self._mode is Mode.PLAN
-        self._added.update(result.added if attached else ())
+        self._added.update(result.added if gained else ())
         self._drift_corrected += drift
-        if attached and self._request.created_at and not result.lacks_grant:
+        if gained and self._request.created_at and not result.lacks_grant:
             since = datetime.now(UTC) - self._request.created_at
             self._seconds_to_grant["SecondsToGrant"] = max(since.total_seconds(), 0)
         self._log(result, drift=drift)
