@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from time import monotonic, sleep  # bound here, so a test that patches `time` doesn't affect the fake
+from time import monotonic, sleep, time  # bound here, so a test that patches `time` doesn't affect the fake
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class FakeEcr:
         stale_reads: how many reads after a write still return the policy before the write.
         valid_tokens: how many page tokens stay valid; None for all.
         policies: the stored policy of each repository, or None for a repository without a policy.
+        created_at: when each repository was created, in seconds since 1970.
         roles: the existing roles and users with their unique ids.
         calls: the number of calls by operation.
         throttled: the number of throttled calls.
@@ -145,6 +146,7 @@ class FakeEcr:
     stale_reads: int = 0
     valid_tokens: int | None = None
     policies: dict[str, Any] = field(default_factory=dict)
+    created_at: dict[str, float] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     throttled: int = 0
@@ -157,6 +159,7 @@ class FakeEcr:
     _hooks: dict[tuple[str, str], list[Callable[[], object]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    _bodies: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     _not_found_calls: Counter[str] = field(default_factory=Counter)
     _still_shown: dict[str, str] = field(default_factory=dict)
     _replaced: dict[str, tuple[float, Any]] = field(default_factory=dict)
@@ -167,12 +170,17 @@ class FakeEcr:
     # State.
 
     def create_repository(
-        self, *names: str, policy: Mapping[str, object] | None = None, not_found_calls: int = 0
+        self,
+        *names: str,
+        policy: Mapping[str, object] | None = None,
+        not_found_calls: int = 0,
+        created_at: float | None = None,
     ) -> None:
         """Create repositories. The first `not_found_calls` calls on each answer RepositoryNotFound."""
         with self._lock:
             for name in names:
                 self.policies[name] = None
+                self.created_at[name] = time() if created_at is None else created_at
                 self._not_found_calls[name] = not_found_calls
                 if policy is not None:
                     self.set_policy(name, policy)
@@ -227,6 +235,11 @@ class FakeEcr:
         with self._lock:
             self._faults[operation, repository] += faults
 
+    def inject_bodies(self, operation: str, *bodies: bytes) -> None:
+        """Answer each of the next calls of an operation with status 200 and one body, as a proxy may."""
+        with self._lock:
+            self._bodies[operation] += bodies
+
     def run_before(self, operation: str, *actions: Callable[[], object]) -> None:
         """Run one action right before each of the next calls of an operation is applied."""
         self._hooks["before", operation] += actions
@@ -240,6 +253,7 @@ class FakeEcr:
         with self._lock:
             self._faults.clear()
             self._hooks.clear()
+            self._bodies.clear()
             self._not_found_calls.clear()
             self.buckets.clear()
 
@@ -302,7 +316,12 @@ class FakeEcr:
             target: the header X-Amz-Target.
             body: the call's parameters in JSON.
         """
-        response = self.handle_call(target.rpartition(".")[2], json.loads(body))
+        operation = target.rpartition(".")[2]
+        with self._lock:
+            if bodies := self._bodies[operation]:
+                self.calls[operation] += 1
+                return 200, bodies.pop(0)
+        response = self.handle_call(operation, json.loads(body))
         return response and (response[0], json.dumps(response[1]).encode())
 
     def handle_call(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -355,12 +374,7 @@ class FakeEcr:
         if operation == READ_REGISTRY:
             return self._get_registry_policy()
         name = request["repositoryName"]
-        self._not_found_calls[name] -= 1
-        if name not in self.policies or self._not_found_calls[name] >= 0:
-            raise EcrError(
-                "RepositoryNotFoundException",
-                f"The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'",
-            )
+        self._require(name)
         if operation == WRITE:
             before = self.policies[name]
             self._store(name, request["policyText"])
@@ -381,6 +395,14 @@ class FakeEcr:
             "policyText": json.dumps(returned, indent=2, separators=(",", " : ")),
         }
 
+    def _require(self, name: str) -> None:
+        self._not_found_calls[name] -= 1
+        if name not in self.policies or self._not_found_calls[name] >= 0:
+            raise EcrError(
+                "RepositoryNotFoundException",
+                f"The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'",
+            )
+
     def _get_registry_policy(self) -> dict[str, Any]:
         if self.registry_policy is None:
             raise EcrError("RegistryPolicyNotFoundException", "Registry policy does not exist")
@@ -390,9 +412,12 @@ class FakeEcr:
         self,
         maxResults: int = 100,  # noqa: N803 - ECR's name
         nextToken: str | None = None,  # noqa: N803 - ECR's name
+        repositoryNames: Sequence[str] = (),  # noqa: N803 - ECR's name
     ) -> dict[str, Any]:
+        for name in repositoryNames:
+            self._require(name)
         # The order isn't alphabetical. The token is a name, so deletions don't shift the next page.
-        names = sorted(self.policies, key=lambda name: name[::-1])
+        names = sorted(repositoryNames or self.policies, key=lambda name: name[::-1])
         if nextToken is not None:
             if self.valid_tokens == 0:
                 raise EcrError("InvalidParameterException", "Invalid parameter at 'nextToken'")
@@ -406,6 +431,7 @@ class FakeEcr:
                     "repositoryName": name,
                     "registryId": ACCOUNT,
                     "repositoryArn": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{name}",
+                    "createdAt": self.created_at.get(name, 0),
                 }
                 for name in page
             ]

@@ -76,10 +76,9 @@ def _reconcile(event: object, context: LambdaContext, started_by: str) -> dict[s
             report.add_registry_policy(policy)
         for result in sweep.run():
             report.add(result)
-        if request.scheduled:
-            report.add_missed_creations(sweep.creations.missed(registry, settings))
         if sweep.continuation:
             continue_in_new_invocation(sweep.continuation, context.function_name, started_by)
+        report.add_missed_creations(sweep.creations.missed(registry, settings))
         report.end(sweep.unmatched, continued=sweep.continuation is not None)
     finally:
         response = report.publish()

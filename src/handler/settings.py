@@ -14,6 +14,8 @@ _NONE = "none"
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error", "critical")
 # Errors show values up to this length: two ARNs of roles with a path.
 _MAX_SHOWN = 300  # characters
+# A stack's name, from the CloudFormation API reference.
+_STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 _ROLE_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 _ROLE_CHECK_REPOSITORY = re.compile(rf"{ROLE_CHECK_PREFIX}[a-z0-9-]{{1,64}}")
 _ALL_VARIABLES = (
@@ -94,7 +96,7 @@ class Settings:
             InvalidSetting: a variable is missing or wrong; gives its name, its value and the correction.
         """
         # Powertools reads these two. Without the first, metrics lose the dimension that the alarms filter by.
-        _required(environment, "POWERTOOLS_SERVICE_NAME", "use the name of the stack")
+        _matching(environment, "POWERTOOLS_SERVICE_NAME", _STACK_NAME, "use the name of the stack")
         _choice({"POWERTOOLS_LOG_LEVEL": "INFO", **environment}, "POWERTOOLS_LOG_LEVEL", *LOG_LEVELS)
         defaults = {"REMOVE_UNLISTED_ROLES": "false", **environment}
         return cls(

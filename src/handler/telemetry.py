@@ -10,9 +10,11 @@ from aws_lambda_powertools.metrics import MetricUnit
 # Without a valid level, the log is complete, and the settings name the wrong variable.
 _level = os.environ.get("POWERTOOLS_LOG_LEVEL", "").strip().upper()
 _level = _level if _level in logging.getLevelNamesMapping() else "INFO"
+# With an empty name, Powertools logs nothing.
+_service = os.environ.get("POWERTOOLS_SERVICE_NAME") or "service_undefined"
 
 # Lambda filters lines by level only if their timestamp is in this format.
-logger = Logger(level=_level, use_rfc3339=True, location=None)
+logger = Logger(service=_service, level=_level, use_rfc3339=True, location=None)
 # Where Lambda has a log level of its own (AWS_LAMBDA_LOG_LEVEL), Powertools ignores the other one.
 logging.getLogger(logger.service).setLevel(_level)
 

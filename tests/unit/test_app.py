@@ -5,15 +5,18 @@ import importlib
 import itertools
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +24,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from handler.events.request import InvalidEvent
+from handler.events.request import Continuation, InvalidEvent
 from handler.policy.plan import plan
 from handler.reconcile import reconciler
 from handler.reconcile.continuation import ContinuationFailed
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 # The account that `sam local` gives to functions. The saved events use it.
 SAM_LOCAL_ACCOUNT = "012345678912"
 REGION = "us-east-1"
+SOURCE = Path(__file__).parent.parent.parent / "src"
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
 FOREIGN: dict[str, object] = {
@@ -186,6 +190,7 @@ class TestANewRepository:
         assert report == {
             "checked": 1,
             "dry_run": False,
+            "mode": "enforce",
             "outcomes": {"attached": 1},
             "repositories": [
                 {"repository": "team/app", "outcome": "attached", "added": {"AllowPull": [ROLE]}}
@@ -290,6 +295,22 @@ class TestAnIgnoredOrInvalidEvent:
 
         assert report == {"checked": 0, "ignored": "the function's own write"}
         assert not function.calls
+
+    def test_from_a_call_on_another_accounts_registry_is_ignored_and_is_no_drift(
+        self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function = start()
+        function.create("team/app", policy=document(FOREIGN))
+        event = saved_event("policy-set")
+        request = {"repositoryName": "team/app", "registryId": "999999999999"}
+        detail = cast("dict[str, object]", event["detail"]) | {"requestParameters": request}
+
+        report = function.invoke(event | {"detail": detail})
+
+        assert report == {"checked": 0, "ignored": "a call on another account's registry"}
+        assert not function.calls
+        assert function.policy("team/app") == document(FOREIGN)
+        assert emitted_metrics(capsys.readouterr().out) == {}
 
     def test_from_another_account_is_rejected(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
@@ -416,13 +437,17 @@ class TestADryRun:
         assert function.role_checks == 1
         assert function.policy("team/app") is None
 
-    def test_is_forced_for_every_event_by_plan_mode(self, start: Start, saved_event: SavedEvent) -> None:
+    def test_is_forced_for_every_event_by_plan_mode(
+        self, start: Start, saved_event: SavedEvent, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         function = start(MODE="plan")
         function.create("team/app")
 
         for event in (saved_event("created-by-api"), {"repositories": ["team/app"], "dry_run": False}):
             report = function.invoke(event)
-            assert (report["dry_run"], report["outcomes"]) == (True, {"would_attach": 1})
+            assert (report["dry_run"], report["mode"]) == (True, "plan")
+            assert report["outcomes"] == {"would_attach": 1}
+            assert emitted_metrics(capsys.readouterr().out) == {"WouldAttach": 1}
 
         assert function.policy("team/app") is None
 
@@ -523,15 +548,9 @@ class TestASweepThatRunsOutOfTime:
         self, start: Start, logged: Callable[[], list[dict[str, Any]]], value: object
     ) -> None:
         function = start()
-        continuation: dict[str, object] = {
-            "token": None,
-            "unmatched": [],
-            "failed": [],
-            "failed_more": 0,
-            "relistings": 0,
-        }
+        continuation = json.loads(json.dumps(asdict(Continuation()))) | {"correlation_id": value}
 
-        function.invoke({"repositories": ["*"], "continuation": continuation | {"correlation_id": value}})
+        function.invoke({"repositories": ["*"], "continuation": continuation})
 
         (report,) = (line for line in logged() if line["message"] == "report")
         assert report["correlation_id"] == "11111111-1111-4111-8111-111111111111"
@@ -668,6 +687,48 @@ class TestAFailure:
 
         with pytest.raises(InvalidSetting, match=r"the registry is in aws-cn"):
             function.invoke({"repositories": ["*"]})
+
+
+class TestAnInvalidVariableOfPowertools:
+    """In a new process, because the logger and the metrics read the variables when they are imported."""
+
+    SCRIPT = (
+        "import handler.app\n"
+        "from types import SimpleNamespace\n"
+        "context = SimpleNamespace(\n"
+        "    aws_request_id='1', function_name='f', invoked_function_arn='arn', memory_limit_in_mb=1\n"
+        ")\n"
+        "handler.app.lambda_handler({'repositories': ['*']}, context)\n"
+    )
+
+    @pytest.mark.parametrize(
+        ("changed", "reason"),
+        [
+            ({"POWERTOOLS_LOG_LEVEL": "LOUD"}, "POWERTOOLS_LOG_LEVEL is 'LOUD': use "),
+            ({"POWERTOOLS_LOG_LEVEL": "LOUD", "AWS_LAMBDA_LOG_LEVEL": "WARN"}, "POWERTOOLS_LOG_LEVEL is "),
+            ({"POWERTOOLS_SERVICE_NAME": None}, "POWERTOOLS_SERVICE_NAME is missing: use the name of the "),
+            ({"POWERTOOLS_SERVICE_NAME": ""}, "POWERTOOLS_SERVICE_NAME is '': use the name of the stack"),
+        ],
+    )
+    def test_is_an_invalid_setting_that_is_logged(self, changed: dict[str, str | None], reason: str) -> None:
+        variables = os.environ | REQUIRED | {"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION} | changed
+        environment = {name: value for name, value in variables.items() if value is not None}
+
+        ended = subprocess.run(  # noqa: S603 - our own script
+            [sys.executable, "-c", self.SCRIPT],
+            cwd=SOURCE,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert ended.stderr.splitlines()[-1].startswith(f"handler.settings.InvalidSetting: {reason}")
+        lines = [json.loads(line) for line in ended.stdout.splitlines()]
+        (logged,) = [line for line in lines if line.get("message") == "invalid input"]
+        assert logged["level"] == "ERROR"
+        assert logged["reason"].startswith(reason)
+        assert [line["InvalidInput"] for line in lines if "_aws" in line] == [[1]]
 
 
 class TestTheLog:

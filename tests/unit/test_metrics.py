@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -120,9 +121,19 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
         invoke({"repositories": ["denied"]})
     with pytest.raises(InvalidEvent):
         invoke({})
-    settings = Settings.from_environment(os.environ | {"MODE": "remove"})
-    with patch("handler.app.settings", settings):
-        invoke({"repositories": ["created"]})
+    ecr.created_at[ROLE_CHECK_REPOSITORY] = 0
+    ecr.create_repository("missed", created_at=time.time() - 7200)
+    for mode, event in (
+        ("remove", {"repositories": ["created"]}),
+        ("plan", {"repositories": ["created"]}),
+        ("enforce", {"repositories": ["*"], "scheduled": True}),
+    ):
+        settings = Settings.from_environment(os.environ | {"MODE": mode, "WORKER_ROLE_ARNS": ROLE_ARN})
+        with (
+            patch("handler.app.settings", settings),
+            patch("handler.reconcile.creation_events.rule_matched", return_value=False),
+        ):
+            invoke(event)
 
     metrics = emitted(capsys.readouterr().out)
     assert {(namespace, dimensions) for namespace, dimensions, _ in metrics} == {

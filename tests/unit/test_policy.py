@@ -488,7 +488,7 @@ class TestParse:
             ('{"Statement": ["all"]}', "Statement"),
             ('{"Statement": null}', "Statement"),
             ('{"Version": "2012-10-17"}', "Statement"),
-            ('{"version": "2012-10-17", "statement": []}', "unknown elements: only Version, Id and Statement are known"),
+            ('{"version": "2012-10-17", "statement": []}', "unknown elements: only Version, Id and State"),
             ('{"Statement": [], "Statement": []}', "same key twice"),
             ('{"Statement": {"Condition": {"Bool": {"a": "1"}, "Bool": {"b": "1"}}}}', "same key twice"),
             ('{"Statement": {"Condition": NaN}}', "as JSON"),

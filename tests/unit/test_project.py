@@ -23,7 +23,7 @@ EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if pat
 # The layers, from top to bottom, and the layers that each may import besides itself. Imports run one way.
 LAYERS = {
     "app": {"report", "reconcile", "events", "settings", "ecr", "telemetry"},
-    "report": {"reconcile", "events", "policy", "telemetry"},
+    "report": {"reconcile", "events", "settings", "policy", "telemetry"},
     "reconcile": {"events", "settings", "policy", "ecr", "telemetry"},
     "events": {"policy"},
     "settings": {"policy"},
@@ -35,6 +35,7 @@ MODULES = sorted(path.relative_to(HANDLER).with_suffix("").as_posix() for path i
 EXTERNAL = {
     "app": {"aws_lambda_powertools"},
     "reconcile/continuation": {"boto3", "botocore"},
+    "reconcile/creation_events": {"boto3", "botocore"},
     "telemetry": {"aws_lambda_powertools"},
     "ecr/errors": {"botocore"},
     "ecr/registry": {"boto3", "botocore", "mypy_boto3_ecr"},
@@ -147,6 +148,7 @@ def test_sam_local_has_the_settings_of_the_template_and_reaches_the_playground_o
             "AWS_ENDPOINT_URL": f"http://host.docker.internal:{DEFAULT_PORT}",
             "ROLE_NAME": "ecr-allow-pull-Role",
             "ROLE_CHECK_REPOSITORY": "ecr-allow-pull-role-check/playground",
+            "CREATION_RULE": "ecr-allow-pull-created-playground",
         }
     }
 
@@ -157,6 +159,7 @@ def test_sam_deploy_asks_before_it_changes_anything() -> None:
     assert configuration["default"]["deploy"]["parameters"] == {
         "capabilities": "CAPABILITY_IAM",
         "confirm_changeset": True,
+        "fail_on_empty_changeset": False,
         "resolve_s3": True,
     }
 

@@ -56,6 +56,7 @@ class TestConcurrentWriters:
     def test_the_last_of_many_writes_during_backoff_is_kept(self, ecr: FakeEcr, function: Function) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(WRITE, *[Fault.THROTTLED] * 20)
+        function.seconds_per_delay = 1
         function.during_backoff = lambda: ecr.set_policy(
             "app", document(push(CI, sid=f"Number{function.backoffs}"))
         )
@@ -792,6 +793,7 @@ class TestRetries:
     ) -> None:
         ecr.create_repository("app")
         ecr.inject_faults(READ, *[Fault.THROTTLED] * 50)
+        function.seconds_per_delay = 1
 
         assert outcome(function.reconcile()) == "attached"
 
@@ -807,6 +809,54 @@ class TestRetries:
             RepositoriesFailed, match=r"app: no attempt succeeded in time: .*ThrottlingException"
         ):
             report.raise_for_failures()
+
+    @pytest.mark.parametrize("operation", [READ, WRITE])
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {"repositories": ["app"]},
+            {"repositories": ["app"], "dry_run": False},
+            cloudtrail_event("CreateRepository", "app"),
+            cloudtrail_event("SetRepositoryPolicy", "app"),
+        ],
+    )
+    def test_of_throttled_calls_for_one_repository_end_after_a_minute_because_lambda_retries_the_event(
+        self, ecr: FakeEcr, function: Function, event: object, operation: str
+    ) -> None:
+        ecr.create_repository("app")
+        ecr.inject_faults(operation, *[Fault.THROTTLED] * 10_000)
+        started = function.elapsed()
+
+        invocation = function.invoke(event)
+
+        assert 50 < function.elapsed() - started < 70
+        assert isinstance(invocation.error, RepositoriesFailed)
+        assert "app: no attempt succeeded in time: " in str(invocation.error)
+        assert invocation.continuation is None
+
+    @pytest.mark.parametrize("repositories", [["app", "other"], ["app*"]])
+    def test_of_throttled_calls_for_several_repositories_take_the_time_of_the_invocation(
+        self, ecr: FakeEcr, function: Function, repositories: list[str]
+    ) -> None:
+        ecr.create_repository("app", "other")
+        ecr.inject_faults(WRITE, *[Fault.THROTTLED] * 10_000)
+        started = function.elapsed()
+
+        invocation = function.invoke({"repositories": repositories})
+
+        assert 700 < function.elapsed() - started < 900
+        assert isinstance(invocation.error, RepositoriesFailed)
+
+    def test_of_throttled_calls_end_sooner_if_the_invocation_has_less_than_a_minute(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository("app")
+        ecr.inject_faults(READ, *[Fault.THROTTLED] * 10_000)
+        started = function.elapsed()
+
+        function.invoke({"repositories": ["app"]}, timeout=40)
+
+        assert 20 < function.elapsed() - started < 40
 
     def test_use_exponential_backoff_with_a_maximum_and_jitter(
         self, ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
@@ -1054,7 +1104,11 @@ def test_repositories_are_listed_with_the_largest_page_size(ecr: FakeEcr, functi
 
 
 @pytest.mark.parametrize(
-    "text", ["no JSON", "[]", '{"Statement": 1}', '{"Statement": {"Condition": 1e99999999999999999999}}']
+    "text",
+    [
+        *("no JSON", "[]", '{"Statement": 1}'),
+        *(f'{{"Statement": {{"Condition": {number}}}}}' for number in ("1e99999999", "1.10", "1E2", "-0")),
+    ],
 )
 def test_an_invalid_policy_is_not_rewritten(
     ecr: FakeEcr, function: Function, text: str, monkeypatch: pytest.MonkeyPatch

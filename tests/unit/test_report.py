@@ -8,6 +8,7 @@ from handler.events.request import Continuation, Request
 from handler.policy.grants import PULL, Grantee
 from handler.reconcile.result import Outcome, Result
 from handler.report.report import Report, RepositoriesFailed
+from handler.settings import Mode
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 FAILED = Result("team/app", Outcome.FAILED, error="not authorized")
@@ -98,6 +99,91 @@ class TestTheEnd:
 
         assert report.response()["continued"] is True
         assert "unmatched" not in report.response()
+
+
+class TestACompletedSweep:
+    ALL = Request(("*",))
+    CONTINUED_SWEEP_OF_ALL = Request((), continuation=Continuation(of_all=True))
+
+    def completed(self, report: Report, capsys: pytest.CaptureFixture[str]) -> bool:
+        report.publish()
+        return metrics(capsys.readouterr().out).get("SweepsCompleted") == 1
+
+    @pytest.mark.parametrize("request_", [ALL, Request(("*", "team/app")), CONTINUED_SWEEP_OF_ALL])
+    @pytest.mark.parametrize("results", [[], [FAILED]])
+    def test_is_one_of_all_whether_or_not_repositories_failed(
+        self, capsys: pytest.CaptureFixture[str], request_: Request, results: list[Result]
+    ) -> None:
+        report = Report(request_, dry_run=False)
+        for result in results:
+            report.add(result)
+        report.end((), continued=False)
+
+        assert self.completed(report, capsys)
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            Request(("team/app",)),
+            Request(("team/*", "ml/*")),
+            Request(("**",)),
+            Request(("team/*",), continuation=Continuation()),
+            Request(("team/app",), after_policy_change=True),
+        ],
+    )
+    def test_is_none_of_some(self, capsys: pytest.CaptureFixture[str], request_: Request) -> None:
+        report = Report(request_, dry_run=False)
+        report.end((), continued=False)
+
+        assert not self.completed(report, capsys)
+
+    @pytest.mark.parametrize(
+        ("mode", "dry_run", "counts"),
+        [
+            (Mode.ENFORCE, True, False),
+            (Mode.REMOVE, True, False),
+            (Mode.REMOVE, False, True),
+            (Mode.PLAN, True, True),
+        ],
+    )
+    def test_is_no_dry_run_of_a_person(
+        self, capsys: pytest.CaptureFixture[str], mode: Mode, *, dry_run: bool, counts: bool
+    ) -> None:
+        report = Report(self.ALL, dry_run=dry_run, mode=mode)
+        report.end((), continued=False)
+
+        assert self.completed(report, capsys) is counts
+
+    @pytest.mark.parametrize("request_", [ALL, CONTINUED_SWEEP_OF_ALL])
+    def test_is_none_that_continues(self, capsys: pytest.CaptureFixture[str], request_: Request) -> None:
+        report = Report(request_, dry_run=False)
+        report.end((), continued=True)
+
+        assert not self.completed(report, capsys)
+
+    @pytest.mark.parametrize("request_", [ALL, CONTINUED_SWEEP_OF_ALL])
+    def test_is_none_that_an_error_ended(self, capsys: pytest.CaptureFixture[str], request_: Request) -> None:
+        assert not self.completed(Report(request_, dry_run=False), capsys)
+
+
+class TestTheMode:
+    WOULD_ATTACH = Result("team/app", Outcome.WOULD_ATTACH, added=frozenset({Grantee(PULL, ROLE)}))
+    NOTHING_ADDED = Result("team/other", Outcome.WOULD_ATTACH, removed=frozenset({Grantee(PULL, ROLE)}))
+
+    @pytest.mark.parametrize("mode", Mode)
+    def test_is_a_field_of_the_report(self, mode: Mode) -> None:
+        assert Report(Request(("*",)), dry_run=False, mode=mode).response()["mode"] == mode.value
+
+    @pytest.mark.parametrize(("mode", "counted"), [(Mode.PLAN, 1), (Mode.ENFORCE, None), (Mode.REMOVE, None)])
+    def test_is_plan_if_missing_grants_are_counted(
+        self, capsys: pytest.CaptureFixture[str], mode: Mode, counted: int | None
+    ) -> None:
+        report = Report(Request(("*",)), dry_run=True, mode=mode)
+        for result in (self.WOULD_ATTACH, self.NOTHING_ADDED):
+            report.add(result)
+        report.publish()
+
+        assert metrics(capsys.readouterr().out).get("WouldAttach") == counted
 
 
 class TestDrift:

@@ -30,9 +30,7 @@ def test_the_required_variables_suffice() -> None:
     assert loaded.role_check_repository == ROLE_CHECK_REPOSITORY
 
 
-@pytest.mark.parametrize(
-    "variable", ["WORKER_ROLE_ARNS", "REPOSITORIES", "MODE", "ROLE_NAME", "ROLE_CHECK_REPOSITORY"]
-)
+@pytest.mark.parametrize("variable", REQUIRED)
 def test_a_missing_required_variable_is_rejected_with_the_fix(variable: str) -> None:
     environment = {name: value for name, value in REQUIRED.items() if name != variable}
 
@@ -41,6 +39,28 @@ def test_a_missing_required_variable_is_rejected_with_the_fix(variable: str) -> 
 
     assert str(caught.value).startswith(f"{variable} is missing: ")
     assert "Set all variables that the template sets" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", " ", "my stack", "7-stack", "s" * 129])
+def test_a_service_name_that_is_no_stacks_name_is_rejected_because_metrics_would_lack_their_dimension(
+    value: str,
+) -> None:
+    message = error_message(POWERTOOLS_SERVICE_NAME=value)
+
+    assert message == f"POWERTOOLS_SERVICE_NAME is {value!r}: use the name of the stack"
+
+
+@pytest.mark.parametrize("value", ["INFO", "debug", " Warning ", "ERROR", "CRITICAL", "WARN"])
+def test_a_log_level_is_accepted_in_any_case(value: str) -> None:
+    assert settings(POWERTOOLS_LOG_LEVEL=value)
+
+
+@pytest.mark.parametrize("value", ["", "LOUD", "TRACE", "10"])
+def test_an_unknown_log_level_is_rejected_with_the_valid_levels(value: str) -> None:
+    message = error_message(POWERTOOLS_LOG_LEVEL=value)
+
+    assert message.startswith(f"POWERTOOLS_LOG_LEVEL is {value!r}: use ")
+    assert '"info"' in message
 
 
 @pytest.mark.parametrize("value", ["", "arn:aws:iam::111122223333:role/r", "path/name", "*", "r" * 65])

@@ -1,5 +1,7 @@
 """Sweeps of many repositories, on a simulated ECR and a simulated clock."""
 
+import itertools
+import json
 import random
 import re
 import threading
@@ -7,6 +9,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import sleep
 from typing import Any, cast
 
@@ -16,6 +19,8 @@ from devstack.fake_ecr import FakeEcr
 from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
 from handler.ecr.registry import MAX_CONCURRENCY, Listed, Registry
 from handler.events.request import MAX_FAILED_NAMES, Continuation, Request
+from handler.events.triggers import FunctionIdentity
+from handler.events.triggers import parse as parse_event
 from handler.policy.document import parse, render
 from handler.policy.grants import PULL, Grant
 from handler.policy.plan import grantees_of, plan
@@ -29,6 +34,7 @@ from tests.unit.function import Function, Invocation
 from tests.unit.policies import A, B
 
 SETTINGS = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": A})
+FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
 GRANTED_POLICY = render(plan(None, [Grant(PULL, (A,))]).policy or {})
 LAMBDA_TIMEOUT = 900.0  # seconds, the maximum that Lambda allows
 CALL_DURATION = 0.01  # seconds that a call adds to the invocation, with many calls in flight
@@ -40,6 +46,7 @@ class SimulatedRegistry:
     def __init__(self, names: list[str]) -> None:
         self.policies: dict[str, str | None] = dict.fromkeys(names)
         self.calls: Counter[str] = Counter()
+        self.reads: Counter[str] = Counter()
         self.writes: Counter[str] = Counter()
         self.broken: set[str] = set()
         self.throttled: set[str] = set()
@@ -55,6 +62,7 @@ class SimulatedRegistry:
 
     def get_policy(self, name: str) -> str | None:
         self._record_call("read")
+        self.reads[name] += 1
         if name in self.throttled:
             sleep(0.001)  # in real time, for the other threads
             raise Throttled("Rate exceeded")
@@ -402,7 +410,8 @@ class TestAMissingRole:
             r"(?:missing in (\d+) of|(\d+) (?:of \d+ repositories|more) failed)", str(caught.value)
         )
         assert sum(int(number) for numbers in failed for number in numbers if number) == 3_000
-        assert len(function.payload["continuation"]["failed"]) == MAX_FAILED_NAMES  # type: ignore[index]
+        continuation = cast("dict[str, list[str]]", function.payload["continuation"])
+        assert len(continuation["failed"]) + len(continuation["failed_again"]) == MAX_FAILED_NAMES
         assert set(registry.policies.values()) == {GRANTED_POLICY}
 
     def test_that_appears_between_two_invocations_is_granted_everywhere(self) -> None:
@@ -433,6 +442,203 @@ class TestAMissingRole:
         assert registry.calls["check"] == 2
         assert not registry.calls["write"]
         assert not registry.writes
+
+
+class TestRepositoriesThatFailedBefore:
+    """At the end of a sweep, in invocations that have no time for all of them."""
+
+    NAMES = tuple(f"app-{number:04}" for number in range(MAX_FAILED_NAMES))
+    PAYLOAD = Request((), continuation=Continuation(failed=NAMES, of_all=True)).payload("0e")
+
+    @pytest.fixture
+    def registry(self) -> SimulatedRegistry:
+        registry = SimulatedRegistry(list(self.NAMES))
+        registry.broken = set(self.NAMES)
+        return registry
+
+    def chain(self, function: Lambda, payload: dict[str, object] | None) -> list[Invocation]:
+        invocations: list[Invocation] = []
+        while payload:
+            function.between()
+            invocations.append(function.invoke(payload))
+            payload = invocations[-1].continuation
+            assert len(invocations) < 20
+        return invocations
+
+    def test_are_retried_once_each_in_as_many_invocations_as_it_takes(
+        self, registry: SimulatedRegistry
+    ) -> None:
+        function = Lambda(registry, timeout=4)
+        reads_before: list[Counter[str]] = []
+        function.between = lambda: reads_before.append(registry.reads.copy())
+
+        invocations = self.chain(function, self.PAYLOAD)
+
+        assert len(invocations) >= 3
+        assert function.longest_invocation < function.timeout
+        # The last invocation has the names that failed again, for the report, and tries as many as it can.
+        assert set(reads_before[-1].values()) == {1}
+        assert set(registry.reads) == set(self.NAMES)
+        assert max(registry.reads.values()) == 2
+        assert [each.error for each in invocations[:-1]] == [None] * (len(invocations) - 1)
+        assert re.match(r"^1000 of 1000 repositories failed: ", str(invocations[-1].error))
+        results = invocations[-1].results
+        assert results.keys() == set(self.NAMES)
+        reasons = Counter(result.error.rpartition(", and ")[2] for result in results.values())
+        assert reasons.keys() == {"broken", "there was no time to retry it"}
+
+    def test_get_the_grant_in_as_many_invocations_as_it_takes(self, registry: SimulatedRegistry) -> None:
+        registry.broken = set()
+
+        invocations = self.chain(Lambda(registry, timeout=4), self.PAYLOAD)
+
+        assert len(invocations) >= 3
+        assert [each.error for each in invocations] == [None] * len(invocations)
+        assert set(registry.policies.values()) == {GRANTED_POLICY}
+        assert set(registry.reads.values()) == {1}
+
+    def test_end_the_sweep_if_none_of_them_progresses(self, registry: SimulatedRegistry) -> None:
+        registry.broken, registry.throttled = set(), set(self.NAMES)
+
+        (invocation,) = self.chain(Lambda(registry, timeout=60), self.PAYLOAD)
+
+        assert re.match(r"^1000 of 1000 repositories failed: ", str(invocation.error))
+
+    def test_end_the_sweep_once_the_others_no_longer_progress(self, registry: SimulatedRegistry) -> None:
+        registry.broken, registry.throttled = set(self.NAMES[:300]), set(self.NAMES[300:])
+
+        invocations = self.chain(Lambda(registry, timeout=60), self.PAYLOAD)
+
+        assert 1 < len(invocations) < 4
+        assert re.match(r"^1000 of 1000 repositories failed: ", str(invocations[-1].error))
+
+    def test_are_kept_by_name_up_to_a_number_in_all_and_counted_beyond(
+        self, registry: SimulatedRegistry
+    ) -> None:
+        new = [f"new-{number:04}" for number in range(1_000)]
+        registry.policies = dict.fromkeys((*self.NAMES, *new))
+        registry.broken = set(registry.policies)
+        request = Request(("*",), continuation=Continuation(failed=self.NAMES[:600], failed_more=7))
+        listed_to_the_end = 600 + 400 + 1_000 - 600  # the names that the continuation holds are not listed
+
+        sweep = prepare(request, registry, lambda: 900 if registry.calls["read"] < listed_to_the_end else 0)
+        failed = {result.repository for result in sweep.run() if result.outcome is Outcome.FAILED}
+
+        assert sweep.continuation
+        continuation = sweep.continuation.continuation
+        assert continuation
+        assert len(continuation.failed) > 500, "the names that were not retried come first"
+        assert len(continuation.failed) + len(continuation.failed_again) == MAX_FAILED_NAMES
+        assert set(continuation.failed_again) <= failed
+        named = continuation.failed + continuation.failed_again
+        assert len(set(named)) == len(named)
+        assert len(named) + continuation.failed_more == 2_000 + 7
+
+
+class TestACompletedSweep:
+    def completed(self, capsys: pytest.CaptureFixture[str]) -> int:
+        return capsys.readouterr().out.count('"SweepsCompleted":[1')
+
+    def test_is_counted_by_its_last_invocation(self, capsys: pytest.CaptureFixture[str]) -> None:
+        function = Lambda(SimulatedRegistry(shuffled(2_000)), timeout=15)
+
+        invocation = function.invoke({"repositories": ["*"], "scheduled": False})
+        assert self.completed(capsys) == 0
+        while invocation.continuation:
+            invocation = function.invoke(invocation.continuation)
+
+        assert self.completed(capsys) == 1
+        assert invocation.error is None
+
+    def test_of_some_is_not_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
+        function = Lambda(SimulatedRegistry(shuffled(2_000)), timeout=15)
+
+        function.run("team-*")
+
+        assert len(function.answers) > 1
+        assert self.completed(capsys) == 0
+
+    def test_with_failed_repositories_is_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
+        registry = SimulatedRegistry(shuffled(2_000))
+        registry.broken = {"team-0/app-0"}
+
+        with pytest.raises(RepositoriesFailed):
+            Lambda(registry, timeout=15).run()
+
+        assert self.completed(capsys) == 1
+
+    def test_is_not_counted_if_the_listing_failed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(OutOfTime):
+            Lambda(UnavailableRegistry()).run()
+
+        assert self.completed(capsys) == 0
+
+
+class TestAPageTokenThatRepeats:
+    """The listing never ends: it starts again a few times, and then it is an error."""
+
+    REPEATING = (
+        {None: "A", "A": "A"},
+        {None: "A", "A": "B", "B": "A"},
+        {None: "A", "A": "B", "B": "B"},
+        {None: "A", "A": "B", "B": "C", "C": "A"},
+    )
+
+    class Repeating(SimulatedRegistry):
+        def __init__(self, tokens: dict[str | None, str], page_duration: float = 0.0) -> None:
+            super().__init__([f"{token}/app".lower() for token in tokens])
+            self.tokens = tokens
+            self.page_duration = page_duration
+
+        def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
+            self._record_call("page")
+            self.time += self.page_duration
+            return [Listed(f"{token}/app".lower())], self.tokens[token]
+
+    @pytest.mark.parametrize("tokens", REPEATING)
+    def test_in_one_invocation(self, tokens: dict[str | None, str]) -> None:
+        registry = self.Repeating(tokens)
+        function = Lambda(registry)
+
+        with pytest.raises(RegistryError, match="listing of repositories repeats and does not end"):
+            function.run()
+
+        assert len(function.answers) == 1
+        assert registry.calls["page"] <= 4 * (len(tokens) + 1)
+        assert registry.policies["none/app"] == GRANTED_POLICY
+
+    @pytest.mark.parametrize("tokens", REPEATING)
+    def test_across_invocations(self, tokens: dict[str | None, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("handler.reconcile.listing._MAX_PAGES", 10)
+        registry = self.Repeating(tokens, page_duration=80)
+        function = Lambda(registry, timeout=100)
+
+        with pytest.raises(RegistryError, match="listing of repositories repeats and does not end"):
+            function.run()
+
+        assert 4 <= len(function.answers) <= registry.calls["page"] <= 4 * (10 + 2)
+        assert registry.policies["none/app"] == GRANTED_POLICY
+
+    def test_is_not_one_that_a_new_listing_returns_again(self) -> None:
+        """The first token is the same each time. ECR refused a later one once."""
+        registry = self.Repeating({None: "A", "A": "B", "B": ""})
+        list_page = registry.list_repositories
+        refusals = iter([True])
+
+        def refuse_once(token: str | None = None) -> tuple[list[Listed], str | None]:
+            if token == "B" and next(refusals, False):  # noqa: S105 - of a page
+                raise RegistryError("Invalid parameter at 'nextToken'")
+            page, following = list_page(token)
+            return page, following or None
+
+        registry.list_repositories = refuse_once  # type: ignore[method-assign]
+        request = Request(("*",), continuation=Continuation("B", pages=2))
+
+        sweep = prepare(request, registry)
+        results = run(sweep)
+
+        assert len(results) == 3
+        assert sweep.continuation is None
 
 
 class TestARepositoryThatIsThrottledUntilTheDeadline:
@@ -471,6 +677,47 @@ def test_the_payload_of_a_continuation_is_within_lambdas_limit() -> None:
         function.run()
 
     assert max(sizes) < 1_000_000
+
+
+def shortest_patterns(characters: int) -> tuple[str, ...]:
+    """Return as many patterns as possible, and so as many quotes, of so many characters in all."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789._-?*"
+    patterns: list[str] = []
+    for length in range(2, 6):
+        for letter in itertools.product(letters, repeat=length):
+            if characters < length:
+                return tuple(patterns)
+            if not {"*", "?"}.isdisjoint(letter):
+                patterns.append("".join(letter))
+                characters -= length
+    raise AssertionError
+
+
+@pytest.mark.parametrize("patterns", [shortest_patterns(100_000), (f"{'x' * 511}*",) * 195])
+def test_the_payload_of_the_largest_request_that_is_accepted_is_within_lambdas_limit(
+    patterns: tuple[str, ...],
+) -> None:
+    longest = 256
+    request = parse_event({"repositories": list(patterns)}, FUNCTION)
+    assert isinstance(request, Request)
+    failed, page, following = (
+        tuple(f"{number:04}{kind}".ljust(longest, "x") for number in range(1_000)) for kind in "fpn"
+    )
+    registry = SimulatedRegistry([*page, *following])
+    registry.broken = set(page)
+    half = Continuation("t" * 2_000, request.repositories, failed[:500], failed[500:])
+    # Each glob matches a page of names, none of which there is time for.
+    times = iter([900.0, 900.0, 900.0])
+    sweep = prepare(replace(request, continuation=half), registry, lambda: next(times, 0.0))
+    listing = sweep._listing  # noqa: SLF001 - to list a page that each pattern matches, in no time
+    listing.next_page = lambda: [Listed(name) for name in page]  # type: ignore[method-assign]
+
+    run(sweep)
+
+    assert sweep.continuation
+    payload = sweep.continuation.payload("11111111-1111-4111-8111-111111111111")
+    assert len(cast("list[str]", payload["repositories"])) >= len(set(patterns)) + 1_000 - MAX_CONCURRENCY
+    assert len(json.dumps(payload)) < 1_000_000
 
 
 def test_a_dry_run_needs_no_role_check() -> None:
@@ -540,7 +787,9 @@ class TestARegistryThatStopsAnswering:
 
         results = run(self.sweep(registry, retry=("a", "b")))
 
-        error = "it failed before, and there was no time to retry it"
+        error = (
+            "it failed in an earlier invocation, whose log has the reason, and there was no time to retry it"
+        )
         assert results == [Result(name, Outcome.FAILED, error=error) for name in ("a", "b")]
 
 

@@ -1,5 +1,6 @@
 """Events and payloads, parsed into the repositories to reconcile."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -86,7 +87,6 @@ class TestCreationEvents:
             {"resources": ["odd", {}, {"arn": f"arn:aws-cn:ecr:{REGION}:{ACCOUNT}:repository/team/app"}]},
             {
                 "resources": [
-                    {"ARN": f"arn:aws:ecr:{REGION}:999999999999:repository/not/ours"},
                     {"ARN": f"arn:aws:ecr:eu-west-1:{ACCOUNT}:repository/not/ours"},
                     {"ARN": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/team/app"},
                 ]
@@ -150,6 +150,16 @@ class TestCreationEvents:
 
         assert reason_to_ignore(event) == "not an event that this function acts on"
 
+    @pytest.mark.parametrize("name", ["CreateRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy"])
+    def test_of_replication_are_accepted(self, name: str) -> None:
+        detail: Detail = {
+            "eventSource": "replication.ecr.amazonaws.com",
+            "eventName": name,
+            "requestParameters": {"repositoryName": "team/app"},
+        }
+
+        assert parsed(creation_event(detail)).repositories == ("team/app",)
+
     def test_are_rejected_without_a_detail_object(self) -> None:
         assert '"detail"' in error_message(creation_event({}) | {"detail": "text"})
 
@@ -184,6 +194,49 @@ def policy_change_event(detail: Detail) -> Event:
     return creation_event(
         {"eventName": "SetRepositoryPolicy", "requestParameters": {"repositoryName": "team/app"}} | detail
     )
+
+
+OTHER_ACCOUNT = "999999999999"
+OTHER_ARN = f"arn:aws:ecr:{REGION}:{OTHER_ACCOUNT}:repository/team/app"
+
+
+class TestCallsOnAnotherAccountsRegistry:
+    """CloudTrail records them in the caller's account too."""
+
+    PLACES = (
+        {"requestParameters": {"repositoryName": "team/app", "registryId": OTHER_ACCOUNT}},
+        {"responseElements": {"repositoryName": "team/app", "registryId": OTHER_ACCOUNT}},
+        {"responseElements": {"repository": {"repositoryName": "team/app", "registryId": OTHER_ACCOUNT}}},
+        {"resources": [{"ARN": OTHER_ARN, "accountId": OTHER_ACCOUNT}]},
+        {"resources": [{"arn": OTHER_ARN}]},
+        {"resources": [{"ARN": OTHER_ARN}, {"ARN": OTHER_ARN.replace(OTHER_ACCOUNT, ACCOUNT)}]},
+    )
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("name", ["CreateRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy"])
+    def test_are_ignored_although_a_repository_of_ours_may_have_the_same_name(
+        self, name: str, place: Detail
+    ) -> None:
+        detail: Detail = {"eventName": name, "requestParameters": {"repositoryName": "team/app"}} | place
+
+        assert reason_to_ignore(creation_event(detail)) == "a call on another account's registry"
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_are_processed_if_the_account_is_ours(self, place: Detail) -> None:
+        ours: Detail = json.loads(json.dumps(place).replace(OTHER_ACCOUNT, ACCOUNT))
+
+        assert parsed(policy_change_event(ours)).repositories == ("team/app",)
+
+    @pytest.mark.parametrize("registry", [None, ""])
+    def test_are_not_those_without_the_id_of_a_registry(self, registry: object) -> None:
+        detail: Detail = {"requestParameters": {"repositoryName": "team/app", "registryId": registry}}
+
+        assert parsed(policy_change_event(detail)).repositories == ("team/app",)
+
+    def test_are_ignored_if_an_image_was_pushed_there(self, saved_event: Callable[[str], Event]) -> None:
+        event = saved_event("image-pushed") | {"resources": [OTHER_ARN]}
+
+        assert reason_to_ignore(event) == "a call on another account's registry"
 
 
 class TestImageEvents:
@@ -267,7 +320,11 @@ class TestContinuations:
     @pytest.mark.parametrize(
         "request_",
         [
-            Request(("*",), continuation=Continuation("a token", ("*",), ("team/app",), 7, 1)),
+            Request(
+                ("*",),
+                scheduled=True,
+                continuation=Continuation("a token", ("*",), ("a1",), ("b2",), 7, 1, pages=3, of_all=True),
+            ),
             Request(("team/left", "*"), dry_run=True, continuation=Continuation()),
             Request(("team/app",), with_registry_policy=True),
         ],
@@ -279,8 +336,9 @@ class TestContinuations:
         "continuation",
         [
             *(7, [], {}, {"token": "x"}, asdict(Continuation()) | {"token": 7}),
-            *(asdict(Continuation()) | {name: [7]} for name in ("failed", "unmatched")),
-            *(asdict(Continuation()) | {name: -1} for name in ("failed_more", "relistings")),
+            *(asdict(Continuation()) | {name: [7]} for name in ("failed", "failed_again", "unmatched")),
+            *(asdict(Continuation()) | {name: -1} for name in ("failed_more", "relistings", "pages")),
+            asdict(Continuation()) | {"of_all": 1},
         ],
     )
     def test_with_an_invalid_state_are_rejected(self, continuation: object) -> None:
@@ -333,6 +391,29 @@ class TestPayloads:
     )
     def test_of_another_form_are_rejected_with_the_expected_form(self, payload: object) -> None:
         assert EXPECTED_FORM in error_message(payload)
+
+    @pytest.mark.parametrize("value", ["true", 1, None])
+    def test_with_another_value_of_scheduled_are_rejected(self, value: object) -> None:
+        message = error_message({"repositories": ["*"], "scheduled": value})
+
+        assert message.startswith('"scheduled" is neither true nor false')
+
+    def test_of_the_schedule_say_so(self, saved_event: Callable[[str], Event]) -> None:
+        assert parsed({"repositories": ["*"], "scheduled": True}).scheduled
+        assert not parsed(saved_event("rerun-all")).scheduled
+        assert not parsed(saved_event("deployed")).scheduled
+
+    def test_with_more_patterns_than_a_continuation_can_hold_are_rejected_with_the_limit(self) -> None:
+        longest = [f"{number:03}" + "x" * 496 + "*" for number in range(200)]
+        assert len(parsed({"repositories": longest}).repositories) == 200
+
+        message = error_message({"repositories": [*longest, "*"]})
+
+        assert message.startswith('"repositories" has 100,001 characters and 100,000 are allowed')
+        assert "use globs that match more, or several payloads" in message
+
+    def test_count_each_pattern_once_toward_the_limit(self) -> None:
+        assert parsed({"repositories": ["team/app"] * 20_000}).repositories == ("team/app",)
 
     def test_with_an_unknown_field_are_rejected_and_the_field_is_named(self) -> None:
         assert "unknown fields: dryrun" in error_message({"repositories": ["team/app"], "dryrun": True})

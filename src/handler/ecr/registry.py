@@ -16,7 +16,7 @@ from handler.ecr.rate_limiter import Permit, RateLimiter
 from handler.ecr.retry import CONNECT_TIMEOUT, READ_TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mypy_boto3_ecr import ECRClient
     from mypy_boto3_ecr.type_defs import (
@@ -94,7 +94,7 @@ class Registry:
     def _listed(
         self, permit: Permit, call: Callable[[], DescribeRepositoriesResponseTypeDef]
     ) -> tuple[list[Listed], str | None]:
-        response = self._call(permit, call)
+        response = self._call(permit, "DescribeRepositories", call)
         try:
             found = response["repositories"]
             listed = [Listed(each["repositoryName"], each.get("createdAt")) for each in found]
@@ -123,11 +123,8 @@ class Registry:
     def delete_policy(self, name: str) -> None:
         """Delete a repository's policy, whatever it is by now. Raises RepositoryNotFound."""
         with suppress(PolicyNotFound):
-            self._call(
-                self._rate_limiter.acquire_for_write(),
-                self._client.delete_repository_policy,
-                repositoryName=name,
-            )
+            call = partial(self._client.delete_repository_policy, repositoryName=name)
+            self._call(self._rate_limiter.acquire_for_write(), "DeleteRepositoryPolicy", call)
 
     def check_policy(self, name: str, text: str) -> None:
         """Set a policy only to learn whether ECR accepts it. Raises what `set_policy` raises."""
@@ -135,21 +132,21 @@ class Registry:
         self._set_policy(self._rate_limiter.acquire(), name, text)
 
     def _set_policy(self, permit: Permit, name: str, text: str) -> None:
-        self._call(permit, self._client.set_repository_policy, repositoryName=name, policyText=text)
+        call = partial(self._client.set_repository_policy, repositoryName=name, policyText=text)
+        self._call(permit, "SetRepositoryPolicy", call)
 
     def _policy_text(self, name: str, read: Callable[[], _Policy]) -> str | None:
         try:
-            return self._call(self._rate_limiter.acquire(), read)["policyText"]
+            return self._call(self._rate_limiter.acquire(), name, read)["policyText"]
         except PolicyNotFound:
             return None
         except KeyError as error:
             raise Unavailable(f"ECR's response to {name} has no {error}") from None
 
-    def _call[**P, T](
-        self, permit: Permit, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def _call[T: Mapping[str, object]](self, permit: Permit, name: str, call: Callable[[], T]) -> T:
+        response: T | None = None
         try:
-            response = operation(*args, **kwargs)
+            response = call()
         except (ClientError, BotoCoreError) as error:
             translated = translate(error)
             if isinstance(translated, Throttled):
@@ -157,5 +154,12 @@ class Registry:
             elif isinstance(error, ClientError) and not isinstance(translated, Unavailable):
                 self._rate_limiter.on_success(permit)
             raise translated from None
+        except (AttributeError, TypeError, ValueError):
+            pass  # the SDK's parser found no JSON object
+        # From HTML and from an unrelated object, the SDK returns no member of ECR's response.
+        if not response or response.keys() <= {"ResponseMetadata"}:
+            raise Unavailable(
+                f"ECR's response to {name} does not have ECR's format: a proxy may have sent the response"
+            )
         self._rate_limiter.on_success(permit)
         return response

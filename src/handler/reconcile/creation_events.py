@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.ecr.errors import RegistryError
 from handler.ecr.registry import Listed, Registry
@@ -54,6 +53,8 @@ class Creations:
 
     def missed(self, registry: Registry, settings: Settings) -> tuple[str, ...]:
         """Return the repositories whose creation event did not arrive, and log them."""
+        if not self.recent:
+            return ()
         try:
             installed_at = registry.created_at(settings.role_check_repository)
         except RegistryError:
@@ -92,6 +93,6 @@ def rule_matched(rule: str, since: datetime) -> bool | None:
             StartTime=since - timedelta(seconds=_PERIOD),
             EndTime=datetime.now(UTC),
         )
-    except (BotoCoreError, ClientError):
+        return any(value for each in response["MetricDataResults"] for value in each["Values"])
+    except Exception:  # noqa: BLE001 - the metric only prevents false alarms
         return None
-    return any(value for each in response["MetricDataResults"] for value in each["Values"])

@@ -6,6 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_c
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 
 from handler.ecr.errors import RegistryError
 from handler.ecr.registry import MAX_CONCURRENCY, Registry
@@ -62,8 +63,10 @@ class Sweep:
         self._is_single = len(request.repositories) == 1 and not globs and not before
         left = time_left()
         reserve = min(RESERVE, _MAX_RESERVE_SHARE * left)
-        # Lambda retries the event, and an invocation that waits holds concurrency.
-        self._deadline = Deadline(time_left, max(reserve, left - _MAX_SINGLE) if self._is_single else reserve)
+        if self._is_single and left < inf:
+            # Lambda retries the event, and an invocation that waits holds concurrency.
+            reserve = max(reserve, left - _MAX_SINGLE)
+        self._deadline = Deadline(time_left, reserve)
         # A sweep of everything also shows which patterns for pull-through caches match nothing in scope.
         imported = settings.pull_through_cache.included if "*" in globs else ()
         before = before or Continuation(unmatched=tuple(dict.fromkeys((*globs, *imported))))
@@ -121,8 +124,11 @@ class Sweep:
             self.continuation = self._continuation_request(failed)
             return
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
+        error = (
+            "it failed in an earlier invocation, whose log has the reason, and there was no time to retry it"
+        )
         for name in (*self._to_retry, *self._to_retry_again):
-            yield Result(name, Outcome.FAILED, error="it failed before, and there was no time to retry it")
+            yield Result(name, Outcome.FAILED, error=error)
         self.unmatched = self._listing.continuation.unmatched
 
     def _names(self) -> Iterator[str]:
@@ -160,13 +166,14 @@ class Sweep:
             names, again = tuple(dict.fromkeys((*before.failed, *failed))), before.failed_again
         else:
             names, again = tuple(self._to_retry), (*before.failed_again, *failed)
-        excess = len(names) + len(again) - MAX_FAILED_NAMES
-        kept = max(0, len(names) - max(0, excess))
+        named = names[:MAX_FAILED_NAMES]
+        named_again = again[: MAX_FAILED_NAMES - len(named)]
+        unnamed = len(names) + len(again) - len(named) - len(named_again)
         continuation = replace(
             before,
-            failed=names[:kept],
-            failed_again=again,
-            failed_more=before.failed_more + len(names[kept:]),
+            failed=named,
+            failed_again=named_again,
+            failed_more=before.failed_more + unnamed,
             of_all=self._request.of_all,
         )
         patterns = (*self._waiting, *self._listing.globs)
