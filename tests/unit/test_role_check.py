@@ -540,7 +540,7 @@ def test_a_missing_role_without_space_does_not_cost_its_grant_the_last_principal
     """The dry run of the same policy says so too."""
     ecr.create_role(short := "arn:aws:iam::444444444444:role/s")
     used = len(json.dumps(document(push("444444444444", sid=""), grant(short)), separators=(",", ":")))
-    filler = push("444444444444", sid="x" * (10_240 - used - 50))
+    filler = push("444444444444", sid="x" * (10_240 - used - 35))
     ecr.create_repository("app", policy=document(filler, grant(short)))
     ecr.delete_role(A)
     before = ecr.get_policy("app")

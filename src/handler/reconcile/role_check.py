@@ -42,14 +42,13 @@ class RoleCheck:
         self._account = account
         self._clock = clock
         self._lock = threading.Lock()
+        # A refusal counts once it is clear that the repository is not the cause.
+        self._confirmed = frozenset[str]()
         self._answers: dict[str, tuple[float, bool | RoleCheckFailed]] = {}
 
     def known_missing(self) -> frozenset[str]:
         """Return the configured roles that do not exist, as far as answers hold. Makes no call."""
-        refused = self._refused()
-        # If all are refused, the repository may be the cause, unless ECR accepts the account there.
-        is_known = refused != self._roles or self._answer(self._account) is True
-        return refused if is_known else frozenset()
+        return self._refused() & self._confirmed
 
     def _refused(self) -> frozenset[str]:
         return frozenset(role for role in self._roles if self._answer(role) is False)
@@ -64,11 +63,14 @@ class RoleCheck:
         """
         missing = frozenset(role for role in roles if not self._exists(role, deadline))
         # If all are missing, the repository may be the cause: then ECR rejects a principal that exists too.
-        if missing and self._roles <= missing | self._refused() and not self._exists(self._account, deadline):
+        all_refused = bool(missing) and self._roles <= missing | self._refused()
+        if all_refused and not self._exists(self._account, deadline):
+            self._confirmed = frozenset()
             raise RoleCheckFailed(
                 f"ECR accepts no policy in the role check's repository {self._repository}, so it is unknown "
                 "which roles are missing: delete the repository, and create it again with the same name"
             )
+        self._confirmed |= missing
         return missing
 
     def _exists(self, principal: str, deadline: Deadline) -> bool:
