@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import boto3
 
@@ -167,6 +167,11 @@ class LocalAws:
     def sts(self, credentials: Credentials) -> STSClient:
         """Return an STS client."""
         return self._session(credentials).client("sts", endpoint_url=self.endpoint)
+
+    def client(self, service: str) -> Any:  # noqa: ANN401 - the types of these clients are not installed
+        """Return a client of another service."""
+        session: Any = self._session()
+        return session.client(service, endpoint_url=self.endpoint)
 
     def _session(self, credentials: Credentials = REGISTRY_OWNER) -> boto3.Session:
         return boto3.Session(

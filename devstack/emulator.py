@@ -10,6 +10,8 @@ Runs in its own virtual environment. The patches:
 - `aws:SecureTransport` is true for every call.
 - `lambda:SourceFunctionArn` is present in calls from the code of a function.
 - CloudFormation accepts saved queries (AWS::Logs::QueryDefinition) and ignores them.
+- CloudFormation accepts alarms on metric math. They are never evaluated.
+- CloudFormation accepts `Fn::Split` and `Fn::Sub` in conditions.
 - DescribeRepositories without names is authorized on `repository/*`, not on `*`.
 - A registry has a policy that can be set and read, and repository creation templates, by which repositories
   that ECR creates get their policy.
@@ -34,7 +36,7 @@ from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
 from ministack.services import ecr, eventbridge, iam, lambda_svc, sts
-from ministack.services.cloudformation import provisioners, stacks
+from ministack.services.cloudformation import changesets, engine, handlers, provisioners, stacks
 
 type Headers = Mapping[str, str]
 type Query = Mapping[str, list[str]]
@@ -56,6 +58,8 @@ _original_add_event = stacks._add_event
 _original_condition_key = iam_evaluator._resolve_condition_key
 _original_execution_credentials = lambda_runtime.execution_credentials
 _original_principal_keys = iam_evaluator._principal_keys
+_original_alarm_record = provisioners._cw_metric_alarm_record
+_original_evaluate_conditions = engine._evaluate_conditions
 
 
 async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query: Query) -> Response:
@@ -145,6 +149,36 @@ def template_policy(repository: str) -> str | None:
     """Return the policy of the creation template that applies to a repository, if any."""
     prefixes = [prefix for prefix in _creation_templates if repository.startswith(f"{prefix.rstrip('/')}/")]
     return _creation_templates.get(max(prefixes, key=len, default="ROOT"))
+
+
+def evaluate_conditions(template: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, bool]:
+    """Evaluate the conditions of a template, after the functions that make texts of parameters."""
+
+    def resolve(value: object) -> object:
+        match value:
+            case {"Fn::Select": _} | {"Fn::Sub": _}:
+                return engine._resolve_refs(value, {}, parameters, {}, {}, "", "")
+            case dict():
+                return {key: resolve(item) for key, item in value.items()}
+            case list():
+                return [resolve(item) for item in value]
+        return value
+
+    conditions: dict[str, bool] = _original_evaluate_conditions(
+        {**template, "Conditions": resolve(template.get("Conditions", {}))}, parameters
+    )
+    return conditions
+
+
+def alarm_record(name: str, properties: Mapping[str, Any]) -> dict[str, object]:
+    """Return an alarm as PutMetricAlarm stores it. One without a metric of its own is never evaluated."""
+    if "Metrics" not in properties:
+        record: dict[str, object] = _original_alarm_record(name, properties)
+        return record
+    others = {key: value for key, value in properties.items() if key != "Metrics"}
+    record = _original_alarm_record(name, {**others, "MetricName": "-", "Namespace": "-"})
+    no_metric = dict.fromkeys(("MetricName", "Namespace", "Statistic", "Period"))
+    return record | no_metric | {"Metrics": properties["Metrics"]}
 
 
 def api_call(operation: str, caller: str, request: object, status: int, response: bytes) -> dict[str, object]:
@@ -303,6 +337,9 @@ if __name__ == "__main__":
         "update": lambda physical_id, *_: (physical_id, {}),
         "delete": lambda *_: None,
     }
+    provisioners._cw_metric_alarm_record = alarm_record
+    for module in (changesets, handlers, stacks):
+        module._evaluate_conditions = evaluate_conditions
     provisioners._RESOURCE_HANDLERS["AWS::ECR::RepositoryCreationTemplate"] = {
         "create": create_template,
         "update": update_template,

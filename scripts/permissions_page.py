@@ -24,6 +24,10 @@ _REASONS = {
     ): "A sweep reports whether the registry's policy allows or denies the pull.",
     (
         "FunctionCodePolicy",
+        "cloudwatch:GetMetricData",
+    ): "A scheduled sweep reads whether EventBridge has delivered creation events.",
+    (
+        "FunctionCodePolicy",
         "ecr:DeleteRepositoryPolicy",
     ): "In remove mode only: a policy of which nothing would be left is deleted.",
     ("Role", "logs:CreateLogStream"): "Each execution environment creates its log stream.",
@@ -49,8 +53,8 @@ change IAM, or push or read images.
 No other principal gets a permission, except the four EventBridge rules. Each rule can invoke the function,
 and can send undeliverable events to the dead-letter queue.
 
-The function's permissions on ECR and on Lambda carry a condition: `lambda:SourceFunctionArn` must be the
-function's ARN. Lambda adds this key to each call from the function's code:
+The function's permissions on ECR, CloudWatch and Lambda carry a condition: `lambda:SourceFunctionArn` must be
+the function's ARN. Lambda adds this key to each call from the function's code:
 [AWS's documentation](https://docs.aws.amazon.com/lambda/latest/dg/permissions-source-function-arn.html).
 Another function under the same role gets none of these permissions. The permissions for logs, the dead-letter
 queue and X-Ray carry [no condition](../SECURITY.md#the-functions-execution-role).

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
 TIMEOUT = 30  # seconds
+SAVED_ACCOUNT = "012345678912"  # of the saved events
 FOREIGN = {
     "Sid": "CiMayPush",
     "Effect": "Allow",
@@ -139,7 +140,7 @@ class Stack:
         """The names of the stack's rules by logical id."""
         resources = self.aws.cloudformation().describe_stack_resources(StackName=STACK)["StackResources"]
         return {
-            resource["LogicalResourceId"].removeprefix("Function"): resource["PhysicalResourceId"]
+            resource["LogicalResourceId"]: resource["PhysicalResourceId"]
             for resource in resources
             if resource["ResourceType"] == "AWS::Events::Rule"
         }
@@ -166,7 +167,8 @@ class Stack:
                 events.enable_rule(Name=name)
 
     def publish_event(self, event: dict[str, Any]) -> None:
-        """Publish an event as AWS does."""
+        """Publish an event as AWS does. A saved event becomes one of this account."""
+        event = json.loads(json.dumps(event).replace(SAVED_ACCOUNT, ACCOUNT))
         entry = {
             "Source": event["source"],
             "DetailType": event["detail-type"],

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from devstack.aws import STACK
+from devstack import data_plane
+from devstack.aws import ACCOUNT, STACK
 from scripts.permissions_page import Permission, permissions
 from tests.e2e.conftest import ALLOW_PULL, Stack
 
@@ -31,6 +32,10 @@ def test_each_permission_is_needed_and_the_error_names_a_missing_one(
     action = permission.action
     if action == "ecr:DeleteRepositoryPolicy":
         pytest.skip("only a stack in remove mode has it: test_uninstall.py")
+    if action == "cloudwatch:GetMetricData":
+        pytest.skip(
+            "without it, nothing fails: only the warning about missed creation events is less certain"
+        )
     if permission.principal != "function" or action not in {*ENFORCED, "lambda:InvokeFunction"}:
         pytest.skip(f"the embedded AWS doesn't enforce {action} for the {permission.principal}")
     if action == "lambda:InvokeFunction":
@@ -186,6 +191,123 @@ class TestFailedEvent:
         assert "the event comes from account None, region x" in message["responsePayload"]["errorMessage"]
         lines = [line for line in stack.log_lines(since) if line.get("correlation_id") == "0e"]
         assert [line["message"] for line in lines] == ["invalid input"] * 3
+
+
+class TestAlarms:
+    """The embedded AWS makes no metrics of log lines, and evaluates no metric math: see test_alarms.py."""
+
+    TEXT = "Runbook: https://wiki.example.com/ecr#reconcilefailed"
+
+    def test_notify_an_existing_topic_when_they_fire_and_clear(self, stack: Stack) -> None:
+        cloudwatch, queue = stack.aws.client("cloudwatch"), Queue(stack)
+        parameters = {
+            "WorkerRoleArns": data_plane.ROLE_ARN,
+            "AlarmEmail": "rota@example.com",
+            "AlarmTopicArn": queue.topic,
+            "RunbookUrl": "https://wiki.example.com/ecr",
+        }
+        with deployed(stack, parameters, "alarms") as outputs:
+            alarms = {
+                each["AlarmName"].removeprefix("alarms-").partition("-")[0]: each
+                for each in cloudwatch.describe_alarms(AlarmNamePrefix="alarms-")["MetricAlarms"]
+            }
+            assert alarms.keys() == ALARMS
+            receivers = [outputs["AlarmTopicArn"], queue.topic]
+            assert all(each["AlarmActions"] == receivers for each in alarms.values())
+
+            dimensions = alarms["ReconcileFailed"]["Dimensions"]
+            assert dimensions == [{"Name": "service", "Value": "alarms"}]
+            datum = {"MetricName": "Failed", "Dimensions": dimensions, "Value": 1}
+            cloudwatch.put_metric_data(Namespace="EcrAllowPull", MetricData=[datum])
+            fired = queue.wait_for("ReconcileFailed")
+            # What the runbook does to test the chain.
+            for state in ("ALARM", "OK"):
+                cloudwatch.set_alarm_state(
+                    AlarmName=alarms["SweepMissing"]["AlarmName"], StateValue=state, StateReason="a test"
+                )
+            states = [queue.wait_for("SweepMissing")["NewStateValue"] for _ in range(2)]
+
+        assert fired["NewStateValue"] == "ALARM"
+        assert fired["AlarmDescription"].startswith("Pods with the named role can't pull")
+        assert fired["AlarmDescription"].endswith(self.TEXT)
+        assert sorted(states) == ["ALARM", "OK"]
+
+    def test_are_without_receivers_by_default(self, stack: Stack) -> None:
+        alarms = stack.aws.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{STACK}-")["MetricAlarms"]
+
+        assert len(alarms) == len(ALARMS)
+        assert all(not each["AlarmActions"] and not each["OKActions"] for each in alarms)
+
+    def test_except_that_for_missing_sweeps_exist_with_a_weekly_schedule(self, stack: Stack) -> None:
+        parameters = {"WorkerRoleArns": data_plane.ROLE_ARN, "SweepSchedule": '"cron(0 3 ? * MON *)"'}
+        with deployed(stack, parameters, "weekly"):
+            cloudwatch = stack.aws.client("cloudwatch")
+            alarms = cloudwatch.describe_alarms(AlarmNamePrefix="weekly-")["MetricAlarms"]
+
+        assert len(alarms) == len(ALARMS) - 1
+        assert not any("SweepMissing" in each["AlarmName"] for each in alarms)
+
+
+ALARMS = {
+    *("ReconcileFailed", "PullDenied", "CreationEventsMissed", "SweepMissing", "ContinuousDrift"),
+    *("RecurringDrift", "DeadLetterQueueMessageSent", "EventsLost", "FunctionThrottled"),
+}
+
+
+@contextmanager
+def deployed(stack: Stack, parameters: dict[str, str], name: str) -> Iterator[dict[str, str]]:
+    """Deploy another stack until the block ends, which gets no events."""
+    with stack.only_rules():
+        yield stack.aws.deploy(parameters | {"SweepOnDeploy": "false"}, stack=name)
+    stack.aws.cloudformation().delete_stack(StackName=name)
+    stack.aws.cloudformation().get_waiter("stack_delete_complete").wait(StackName=name)
+
+
+class Queue:
+    """A queue that gets the messages of a topic of its own, as a chat or a pager would."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack, sns = stack, stack.aws.client("sns")
+        self.topic: str = sns.create_topic(Name="on-call")["TopicArn"]
+        arn = f"arn:aws:sqs:us-east-1:{ACCOUNT}:on-call"
+        allow = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": arn,
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        sqs = stack.aws.sqs()
+        self._url = sqs.create_queue(QueueName="on-call", Attributes={"Policy": policy})["QueueUrl"]
+        sns.subscribe(TopicArn=self.topic, Protocol="sqs", Endpoint=arn)
+
+    def wait_for(self, alarm: str) -> dict[str, Any]:
+        """Return the next notification of an alarm, and drop those of others."""
+        found: list[dict[str, Any]] = []
+
+        def receive() -> bool:
+            for message in self._stack.aws.sqs().receive_message(QueueUrl=self._url).get("Messages", []):
+                self._stack.aws.sqs().delete_message(
+                    QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
+                )
+                notification = json.loads(json.loads(message["Body"])["Message"])
+                if alarm in notification["AlarmName"]:
+                    found.append(notification)
+            return bool(found)
+
+        self._stack.wait_until(receive)
+        return found[0]
+
+
+def test_a_second_deployment_without_changes_succeeds(stack: Stack) -> None:
+    """A pipeline deploys again and again. Without `fail_on_empty_changeset`, SAM exits with 1."""
+    parameters = {"WorkerRoleArns": data_plane.ROLE_ARN}
+    before = stack.aws.cloudformation().describe_stacks(StackName=STACK)["Stacks"][0]
+
+    assert stack.aws.deploy(parameters) == stack.outputs
+
+    after = stack.aws.cloudformation().describe_stacks(StackName=STACK)["Stacks"][0]
+    assert after.get("LastUpdatedTime") == before.get("LastUpdatedTime")
 
 
 def test_time_from_creation_to_grant_is_a_metric(stack: Stack) -> None:

@@ -136,6 +136,7 @@ def writes_to(stack: Stack, repository: str) -> int:
 MATCHING_EVENTS: list[tuple[str, Change, str]] = [
     ("created-by-api", {}, "RepositoryCreated"),
     ("created-by-service", {}, "RepositoryCreated"),
+    ("created-by-api", {"eventSource": "replication.ecr.amazonaws.com"}, "RepositoryCreated"),
     ("policy-set", {}, "PolicyChanged"),
     ("policy-deleted", {}, "PolicyChanged"),
     ("policy-set", {"userIdentity": {"accountId": ACCOUNT, "invokedBy": "x.amazonaws.com"}}, "PolicyChanged"),
@@ -150,6 +151,7 @@ MATCHING_EVENTS: list[tuple[str, Change, str]] = [
     ("image-replicated", {}, "ImagePushed"),
     ("deployed", {}, "StackDeployed"),
     ("deployed", {"status-details": {"status": "CREATE_COMPLETE"}}, "StackDeployed"),
+    ("deployed", {"status-details": {"status": "UPDATE_ROLLBACK_COMPLETE"}}, "StackDeployed"),
 ]
 NON_MATCHING_EVENTS: list[tuple[str, Change]] = [
     ("creation-failed", {}),
@@ -167,7 +169,7 @@ NON_MATCHING_EVENTS: list[tuple[str, Change]] = [
     ("image-replicated", {"result": "FAILED"}),
     ("image-pushed", {"detail-type": "ECR Image Scan"}),
     ("deployed", {"status-details": {"status": "UPDATE_IN_PROGRESS"}}),
-    ("deployed", {"status-details": {"status": "UPDATE_ROLLBACK_COMPLETE"}}),
+    ("deployed", {"status-details": {"status": "ROLLBACK_COMPLETE"}}),
     ("deployed", {"stack-id": f"arn:aws:cloudformation:us-east-1:{ACCOUNT}:stack/other/1"}),
 ]
 # What another bus forwards keeps the account and the region where the event happened.

@@ -1,7 +1,9 @@
-"""The resources that a stack consists of, whole: functions, roles, queue, alarms and queries."""
+"""The resources that a stack consists of, whole: function, rules, roles, queue, alarms and queries."""
 
 import json
+import re
 import shlex
+from graphlib import TopologicalSorter
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from tests.unit.cloudformation import (
 
 QUEUE = "<DeadLetterQueue.Arn>"
 ON_FAILURE = {"DeadLetterConfig": {"Arn": QUEUE}}
-RULES = ("FunctionRepositoryCreated", "FunctionPolicyChanged", "ImagePushed", "StackDeployed")
+RULES = ("RepositoryCreated", "PolicyChanged", "ImagePushed", "StackDeployed")
 ALL_REPOSITORIES = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/*"
 FROM_THE_FUNCTION = {"Condition": {"ArnEquals": {"lambda:SourceFunctionArn": "<Function.Arn>"}}}
 
@@ -78,6 +80,7 @@ class TestTheFunction:
                     "REMOVE_UNLISTED_ROLES": "false",
                     "ROLE_NAME": "<Role>",
                     "ROLE_CHECK_REPOSITORY": "<RoleCheckRepository>",
+                    "CREATION_RULE": f"ecr-allow-pull-created-{STACK_UUID}",
                     "POWERTOOLS_SERVICE_NAME": STACK,
                     "POWERTOOLS_LOG_LEVEL": "INFO",
                 }
@@ -190,7 +193,7 @@ class TestInvocations:
         assert schedule["Target"] == {
             "Arn": "<Function.Arn>",
             "RoleArn": "<ScheduleRole.Arn>",
-            "Input": '{"repositories": ["*"]}',
+            "Input": '{"repositories": ["*"], "scheduled": true}',
             **ON_FAILURE,
         }
 
@@ -199,7 +202,7 @@ class TestInvocations:
         [
             ({"CheckOnPush": "false"}, {"ImagePushed", "ImagePushedPermission"}),
             ({"SweepOnDeploy": "false"}, {"StackDeployed", "StackDeployedPermission"}),
-            ({"SweepSchedule": "none"}, {"Schedule", "ScheduleRole"}),
+            ({"SweepSchedule": "none"}, {"Schedule", "ScheduleRole", "SweepMissing"}),
         ],
     )
     def test_of_a_disabled_trigger_have_no_resources(
@@ -209,7 +212,137 @@ class TestInvocations:
 
         assert everything.keys() - reduced.keys() == without
         changed = {name for name in reduced if reduced[name] != everything[name]}
-        assert changed <= {"DeadLetterQueuePolicy"}
+        assert changed <= {"DeadLetterQueuePolicy", "EventsLost"}
+        rules = {rule for rule in RULES if rule in without}
+        assert ("EventsLost" in changed) == bool(rules)
+        assert not any(f"<{rule}>" in json.dumps(reduced["EventsLost"]) for rule in rules)
+
+
+EVENTS_OF_THIS_REGION = {"account": [ACCOUNT], "region": [REGION], "source": ["aws.ecr"]}
+FROM_ECR = {"eventSource": ["ecr.amazonaws.com", "replication.ecr.amazonaws.com"]}
+SUCCESSFUL = {"errorCode": [{"exists": False}]}
+PATTERNS = {
+    "RepositoryCreated": EVENTS_OF_THIS_REGION
+    | {
+        "detail-type": ["AWS API Call via CloudTrail", "AWS Service Event via CloudTrail"],
+        "detail": FROM_ECR | SUCCESSFUL | {"eventName": ["CreateRepository"]},
+    },
+    "PolicyChanged": EVENTS_OF_THIS_REGION
+    | {
+        "detail-type": ["AWS API Call via CloudTrail"],
+        "detail": FROM_ECR
+        | SUCCESSFUL
+        | {
+            "eventName": ["SetRepositoryPolicy", "DeleteRepositoryPolicy"],
+            "requestParameters": {
+                "repositoryName": [
+                    {"exists": False},
+                    {"anything-but": {"prefix": "ecr-allow-pull-role-check/"}},
+                ]
+            },
+            "userIdentity": {
+                "arn": [
+                    {"exists": False},
+                    {"anything-but": [f"arn:aws:sts::{ACCOUNT}:assumed-role/<Role>/<Function>"]},
+                ]
+            },
+        },
+    },
+    "ImagePushed": EVENTS_OF_THIS_REGION
+    | {
+        "$or": [
+            {
+                "detail-type": ["ECR Image Action"],
+                "detail": {"action-type": ["PUSH"], "result": ["SUCCESS"]},
+            },
+            {"detail-type": ["ECR Pull Through Cache Action"], "detail": {"sync-status": ["SUCCESS"]}},
+            {"detail-type": ["ECR Replication Action"], "detail": {"result": ["SUCCESS"]}},
+        ]
+    },
+    "StackDeployed": EVENTS_OF_THIS_REGION
+    | {
+        "source": ["aws.cloudformation"],
+        "detail-type": ["CloudFormation Stack Status Change"],
+        "detail": {
+            "stack-id": [f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{STACK}/{STACK_UUID}"],
+            "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"]},
+        },
+    },
+}
+
+
+class TestRules:
+    def test_are_these(self, resources: Resources) -> None:
+        rules = {name: dict(each) for name, each in resources.items() if "EventPattern" in each}
+        descriptions = [rule.pop("Description") for rule in rules.values()]
+        created = rules["RepositoryCreated"].pop("Name")
+
+        target = {"Id": "Function", "Arn": "<Function.Arn>", **ON_FAILURE}
+        assert rules == {
+            name: {"EventPattern": pattern, "Targets": [target]} for name, pattern in PATTERNS.items()
+        }
+        assert all(descriptions)
+        # The function reads the metric of this rule.
+        assert created == resources["Function"]["Environment"]["Variables"]["CREATION_RULE"]
+
+    def test_for_creations_has_a_name_that_eventbridge_and_the_function_accept(
+        self, resources: Resources
+    ) -> None:
+        name = resources["RepositoryCreated"]["Name"]
+
+        assert re.fullmatch(r"[.\-_A-Za-z0-9]{1,64}", name)
+        assert Settings.from_environment(REQUIRED | {"CREATION_RULE": name}).creation_rule == name
+
+
+class TestOrder:
+    """CloudFormation creates a resource after those that it refers to, and deletes it before them."""
+
+    WAITING = (
+        *RULES,
+        *(f"{rule}Permission" for rule in RULES),
+        "Schedule",
+        "FunctionEventInvokeConfig",
+    )
+
+    def test_of_all_that_invokes_the_function_is_after_the_permissions_of_its_code(
+        self, processed_template: dict[str, Any]
+    ) -> None:
+        waiting = {
+            name: resource["DependsOn"]
+            for name, resource in processed_template["Resources"].items()
+            if "DependsOn" in resource
+        }
+
+        assert waiting == {name: ["FunctionCodePolicy"] for name in self.WAITING}
+
+    def test_is_without_a_cycle(self, processed_template: dict[str, Any]) -> None:
+        resources = processed_template["Resources"]
+
+        order = [
+            *TopologicalSorter({name: references(each) for name, each in resources.items()}).static_order()
+        ]
+
+        order = [name for name in order if name in resources]
+        assert sorted(order) == sorted(resources)
+        for name in self.WAITING:
+            assert order.index("Function") < order.index("FunctionCodePolicy") < order.index(name)
+
+
+def references(part: object) -> set[str]:
+    """Return the resources and parameters that a part of the template refers to."""
+    match part:
+        case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
+            return {name}
+        case {"Fn::Sub": str(text)}:
+            return {name.partition(".")[0] for name in re.findall(r"\$\{([\w.]+)\}", text)}
+        case {"Fn::Sub": [str(text), dict(variables)]}:
+            return (references({"Fn::Sub": text}) - variables.keys()) | references(variables)
+        case dict():
+            depends = set(part.get("DependsOn", []))
+            return depends.union(*(references(value) for key, value in part.items() if key != "Metadata"))
+        case list():
+            return set[str]().union(*map(references, part))
+    return set()
 
 
 class TestRoles:
@@ -249,6 +382,7 @@ class TestRoles:
                 allow("ecr:SetRepositoryPolicy", writable, **FROM_THE_FUNCTION),
                 *(allow(action, ALL_REPOSITORIES, **FROM_THE_FUNCTION) for action in further),
                 allow("ecr:GetRegistryPolicy", "*", **FROM_THE_FUNCTION),
+                allow("cloudwatch:GetMetricData", "*", **FROM_THE_FUNCTION),
                 allow("lambda:InvokeFunction", "<Function.Arn>", **FROM_THE_FUNCTION),
             ),
         }
@@ -295,14 +429,8 @@ class TestTheDeadLetterQueue:
         ("parameters", "rules"),
         [
             ({}, RULES),
-            (
-                {"CheckOnPush": "false"},
-                ("FunctionRepositoryCreated", "FunctionPolicyChanged", "StackDeployed"),
-            ),
-            (
-                {"SweepOnDeploy": "false"},
-                ("FunctionRepositoryCreated", "FunctionPolicyChanged", "ImagePushed"),
-            ),
+            ({"CheckOnPush": "false"}, ("RepositoryCreated", "PolicyChanged", "StackDeployed")),
+            ({"SweepOnDeploy": "false"}, ("RepositoryCreated", "PolicyChanged", "ImagePushed")),
         ],
     )
     def test_takes_messages_of_the_rules_only_and_over_tls_only(
@@ -332,63 +460,86 @@ class TestTheDeadLetterQueue:
         }
 
 
-# Namespace, metric, dimension, period in seconds, evaluation periods, and of these how many for an alarm.
+def metric(namespace: str, name: str, dimension: str, value: str) -> dict[str, object]:
+    dimensions = [{"Name": dimension, "Value": value}]
+    return {"Namespace": namespace, "MetricName": name, "Dimensions": dimensions}
+
+
+def ours(name: str) -> dict[str, object]:
+    return metric("EcrAllowPull", name, "service", STACK)
+
+
+def summed(of: dict[str, object], name: str, seconds: int) -> dict[str, object]:
+    return {"Id": name, "ReturnData": False, "MetricStat": {"Stat": "Sum", "Period": seconds, "Metric": of}}
+
+
+def one_or_more(periods: int, to_alarm: int | None = None) -> dict[str, object]:
+    return {
+        "EvaluationPeriods": periods,
+        **({"DatapointsToAlarm": to_alarm} if to_alarm else {}),
+        "Threshold": 1,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "TreatMissingData": "notBreaching",
+    }
+
+
+AT_ONCE = {"Statistic": "Sum", "Period": 300, **one_or_more(1)}
+LOST_BY_RULE = ("AWS/Events", "InvocationsFailedToBeSentToDlq", "RuleName")
 ALARMS = {
-    "DeadLetterQueueMessageSent": (
-        *("AWS/SQS", "NumberOfMessagesSent", ("QueueName", "<DeadLetterQueue.QueueName>"), 300, 1, None),
-    ),
-    "ReconcileFailed": ("EcrAllowPull", "Failed", ("service", STACK), 300, 1, None),
-    "PullDenied": ("EcrAllowPull", "PullsDenied", ("service", STACK), 300, 1, None),
-    "FunctionThrottled": ("AWS/Lambda", "Throttles", ("FunctionName", "<Function>"), 300, 1, None),
-    "RecurringDrift": ("EcrAllowPull", "DriftCorrected", ("service", STACK), 3600, 72, 3),
+    "ReconcileFailed": ours("Failed") | AT_ONCE,
+    "PullDenied": ours("PullsDenied") | AT_ONCE,
+    "CreationEventsMissed": ours("MissedCreations") | AT_ONCE,
+    "DeadLetterQueueMessageSent": AT_ONCE
+    | metric("AWS/SQS", "NumberOfMessagesSent", "QueueName", "<DeadLetterQueue.QueueName>"),
+    "FunctionThrottled": metric("AWS/Lambda", "Throttles", "FunctionName", "<Function>") | AT_ONCE,
+    "RecurringDrift": ours("DriftCorrected") | {"Statistic": "Sum", "Period": 3600} | one_or_more(72, 3),
+    "ContinuousDrift": {
+        "Metrics": [
+            {"Id": "drift", "Expression": "FILL(corrected, 0)", "Label": "Restored grants"},
+            summed(ours("DriftCorrected"), "corrected", 60),
+        ],
+        **one_or_more(15, 6),
+    },
+    "SweepMissing": {
+        "Metrics": [
+            {"Id": "completed", "Expression": "FILL(sweeps, 0)", "Label": "Completed sweeps"},
+            summed(ours("SweepsCompleted"), "sweeps", 86400),
+        ],
+        "EvaluationPeriods": 2,
+        "DatapointsToAlarm": 2,
+        "Threshold": 1,
+        "ComparisonOperator": "LessThanThreshold",
+        "TreatMissingData": "breaching",
+    },
+    "EventsLost": {
+        "Metrics": [
+            {"Id": "lost", "Expression": "SUM(FILL(METRICS(), 0))", "Label": "Events that AWS gave up"},
+            *(
+                summed(metric("AWS/Lambda", name, "FunctionName", "<Function>"), identifier, 300)
+                for identifier, name in (
+                    ("undelivered", "DestinationDeliveryFailures"),
+                    ("dropped", "AsyncEventsDropped"),
+                )
+            ),
+            *(
+                summed(metric(*LOST_BY_RULE, f"<{rule}>"), identifier, 300)
+                for identifier, rule in zip(("created", "changed", "pushed", "deployed"), RULES, strict=True)
+            ),
+        ],
+        **one_or_more(3, 1),
+    },
 }
 
 
-class TestAlarms:
-    def test_are_these(self, resources: Resources) -> None:
-        alarms = {name: each for name, each in resources.items() if "AlarmDescription" in each}
+def test_alarms_are_these(resources: Resources) -> None:
+    """`test_alarms.py` has their descriptions and receivers, and simulates when they fire."""
+    others = {"AlarmDescription", "AlarmActions", "OKActions"}
 
-        assert {
-            name: (
-                alarm["Namespace"],
-                alarm["MetricName"],
-                *((one["Name"], one["Value"]) for one in alarm["Dimensions"]),
-                alarm["Period"],
-                alarm["EvaluationPeriods"],
-                alarm.get("DatapointsToAlarm"),
-            )
-            for name, alarm in alarms.items()
-        } == ALARMS
-
-    @pytest.mark.parametrize("name", ALARMS)
-    def test_go_off_at_a_sum_of_one(self, resources: Resources, name: str) -> None:
-        alarm = resources[name]
-
-        assert (alarm["Statistic"], alarm["ComparisonOperator"], alarm["Threshold"]) == (
-            "Sum",
-            "GreaterThanOrEqualToThreshold",
-            1,
-        )
-        assert alarm["TreatMissingData"] == "notBreaching"
-
-    @pytest.mark.parametrize("name", ALARMS)
-    def test_notify_the_email_address_of_the_stack(
-        self, processed_template: dict[str, Any], name: str
-    ) -> None:
-        resources = deployed(processed_template, AlarmEmail="rota@example.com")
-
-        assert resources["AlarmTopic"]["Subscription"] == [
-            {"Protocol": "email", "Endpoint": "rota@example.com"}
-        ]
-        assert resources[name]["AlarmActions"] == ["<AlarmTopic>"]
-        on_recovery = ["<AlarmTopic>"] if name == "FunctionThrottled" else None
-        assert resources[name].get("OKActions") == on_recovery
-
-    @pytest.mark.parametrize("name", ALARMS)
-    def test_notify_nobody_without_an_email_address(self, resources: Resources, name: str) -> None:
-        assert "AlarmTopic" not in resources
-        assert "AlarmActions" not in resources[name]
-        assert "OKActions" not in resources[name]
+    assert {
+        name: {key: value for key, value in alarm.items() if key not in others}
+        for name, alarm in resources.items()
+        if "AlarmDescription" in alarm
+    } == ALARMS
 
 
 # The name of each saved query, and what it keeps of the log.

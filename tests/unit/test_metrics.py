@@ -82,13 +82,19 @@ def emitted(printed: str) -> set[Metric]:
 def read_by_the_template(template: dict[str, Any]) -> set[Metric]:
     resources = deployed(template)
     alarms = [one for one in resources.values() if "AlarmDescription" in one]
+    read_by_alarms = [one for one in alarms if "MetricName" in one] + [
+        each["MetricStat"]["Metric"]
+        for one in alarms
+        for each in one.get("Metrics", [])
+        if "MetricStat" in each
+    ]
     of_alarms = {
         (
             one["Namespace"],
             ", ".join(f"{each['Name']}={each['Value']}" for each in one["Dimensions"]),
             one["MetricName"],
         )
-        for one in alarms
+        for one in read_by_alarms
     }
     widgets = json.loads(resources["Dashboard"]["DashboardBody"])["widgets"]
     lines = [line for widget in widgets for line in widget["properties"].get("metrics", [])]
@@ -108,9 +114,12 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
     denied = statement("Deny", "No", "ecr:*", ROLE_ARN)
     unlisted = statement("Allow", "AllowPull", PULL, "arn:aws:iam::333333333333:root")
     ecr.create_repository("denied", policy={"Version": "2012-10-17", "Statement": [denied, unlisted]})
-    here = {"account": ACCOUNT, "region": REGION}
     created, changed = (
-        json.loads(json.dumps(saved_event(name) | here).replace("team/app", repository))
+        json.loads(
+            json.dumps(saved_event(name) | {"region": REGION})
+            .replace("012345678912", ACCOUNT)
+            .replace("team/app", repository)
+        )
         for name, repository in (("created-by-api", "created"), ("policy-set", "drifted"))
     )
 

@@ -17,14 +17,15 @@ type SavedEvent = Callable[[str], Event]
 type RulesOfVariant = Callable[[str, tuple[str, ...], object], list[str]]
 
 RULES = {
-    "FunctionRepositoryCreated": ["created-by-api", "created-by-service"],
-    "FunctionPolicyChanged": ["policy-set", "policy-deleted"],
+    "RepositoryCreated": ["created-by-api", "created-by-service"],
+    "PolicyChanged": ["policy-set", "policy-deleted"],
     "ImagePushed": ["image-pushed", "image-cached", "image-replicated"],
     "StackDeployed": ["deployed"],
 }
 MATCHING = [(rule, event) for rule, events in RULES.items() for event in events]
 STACK_ID = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{STACK}/{STACK_UUID}"
 REPOSITORY_NAME = ("detail", "requestParameters", "repositoryName")
+EVENT_SOURCE = ("detail", "eventSource")
 OWN_CALLER = "arn:aws:sts::111122223333:assumed-role/<Role>/<Function>"
 
 
@@ -76,6 +77,10 @@ def test_a_saved_event_matches_its_rule_only(
 @pytest.mark.parametrize(
     ("name", "path", "value"),
     [
+        *(
+            (name, EVENT_SOURCE, "replication.ecr.amazonaws.com")
+            for name in ("created-by-api", "created-by-service", "policy-set", "policy-deleted")
+        ),
         ("policy-set", ("detail", "userIdentity"), {"type": "Root", "arn": f"arn:aws:iam::{ACCOUNT}:root"}),
         ("policy-set", ("detail", "userIdentity", "arn"), None),
         ("policy-set", ("detail", "userIdentity"), None),
@@ -109,10 +114,12 @@ def test_a_variant_of_a_saved_event_matches_too(
         *((name, ("region",), "ap-south-1") for _, name in MATCHING),
         *((name, ("source",), "custom") for _, name in MATCHING),
         *((name, ("detail-type",), "another type") for _, name in MATCHING),
-        ("created-by-api", ("detail", "eventSource"), "ecr-public.amazonaws.com"),
+        ("created-by-api", EVENT_SOURCE, "ecr-public.amazonaws.com"),
+        ("created-by-service", EVENT_SOURCE, "scan.ecr.amazonaws.com"),
         ("created-by-api", ("detail", "eventName"), "DeleteRepository"),
         ("created-by-api", ("detail", "errorCode"), "AccessDenied"),
-        ("policy-set", ("detail", "eventSource"), "ecr-public.amazonaws.com"),
+        ("policy-set", EVENT_SOURCE, "ecr-public.amazonaws.com"),
+        ("policy-set", EVENT_SOURCE, None),
         ("policy-set", ("detail", "eventName"), "PutRegistryPolicy"),
         ("policy-set", ("detail", "errorCode"), "InvalidParameterException"),
         ("policy-set", ("detail", "userIdentity", "arn"), OWN_CALLER),
