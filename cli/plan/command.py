@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
-import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cli.aws import Aws
@@ -16,7 +15,6 @@ from cli.plan.progress import PlanProgress
 from cli.plan.run import Stop, make_plan
 from cli.plan.view import show
 from handler.settings import Mode
-from handler.telemetry import logger
 
 if TYPE_CHECKING:
     from cli.plan.result import Plan
@@ -31,22 +29,13 @@ def run(settings: Settings, profile: str | None, region: str | None, *, as_json:
     Raises:
         CliError: the plan cannot be made.
     """
-    _log_to_stderr()
     stop = Stop()
     aws = Aws(profile, region)
     if not aws.region:
         raise CliError(NO_REGION)
     _check_partition(settings, aws, aws.region)
     progress = PlanProgress()
-
-    def on_interrupt(*_: object) -> None:
-        """Stop the sweep on the first Ctrl-C, and exit at once on the second."""
-        if stop.interrupted:
-            console(stderr=True).show_cursor()
-            os._exit(INTERRUPTED)
-        stop.on_interrupt()
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = signal.signal(signal.SIGINT, partial(on_interrupt, stop))
     try:
         with progress:
             plan = make_plan(settings, aws.ecr_of_the_function(), aws.cloudtrail(), stop, progress)
@@ -60,6 +49,14 @@ def run(settings: Settings, profile: str | None, region: str | None, *, as_json:
         print_error(stop.error)
         return ERROR
     return exit_code(plan, stop)
+
+
+def on_interrupt(stop: Stop, *_: object) -> None:
+    """Stop the sweep on the first Ctrl-C, and exit at once on the second."""
+    if stop.interrupted:
+        console(stderr=True).show_cursor()
+        os._exit(INTERRUPTED)
+    stop.on_interrupt()
 
 
 def exit_code(plan: Plan, stop: Stop) -> int:
@@ -83,9 +80,3 @@ def _check_partition(settings: Settings, aws: Aws, region: str) -> None:
                 f"{role} is a role of the partition {role.split(':')[1]}, and {region} is in {partition}: "
                 "a role of another partition can never pull."
             )
-
-
-def _log_to_stderr() -> None:
-    for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
