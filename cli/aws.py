@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from cli.errors import CliError, explain
+from cli.errors import CliError, explain, not_from_aws
 from cli.permissions import READS
 from handler.ecr.registry import CLIENT_CONFIG
 from handler.ecr.retry import CONNECT_TIMEOUT, READ_TIMEOUT
@@ -62,9 +62,10 @@ class Aws:
     @cached_property
     def account(self) -> str:
         """The account of the credentials."""
-        client: STSClient = self._session.client("sts", config=_FEW_READS)
-        refuse_other_calls(client)
-        return client.get_caller_identity()["Account"]
+        try:
+            return self.sts().get_caller_identity()["Account"]
+        except KeyError:
+            raise not_from_aws("GetCallerIdentity") from None
 
     def ecr(self, region: str | None = None) -> ECRClient:
         """Return an ECR client for a few reads, which retries."""
@@ -81,6 +82,12 @@ class Aws:
     def cloudtrail(self) -> CloudTrailClient:
         """Return a CloudTrail client."""
         client: CloudTrailClient = self._session.client("cloudtrail", config=_FEW_READS)
+        refuse_other_calls(client)
+        return client
+
+    def sts(self) -> STSClient:
+        """Return an STS client."""
+        client: STSClient = self._session.client("sts", config=_FEW_READS)
         refuse_other_calls(client)
         return client
 

@@ -114,7 +114,8 @@ def is_denied(reason: str) -> bool:
 
 
 def _explain_code(operation: str, code: str, message: str) -> str | None:
-    if _HTML.match(message) or _HTML.match(code):
+    # The SDK takes the code from the HTTP status if the body has none.
+    if _HTML.match(message) or code.isdecimal():
         return _NOT_AWS.format(operation=operation)
     if code in _EXPIRED_CODES:
         return _EXPIRED

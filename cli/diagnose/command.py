@@ -59,6 +59,8 @@ def gather(
         raise CliError(f"{error}.") from None
     role = Role(role_arn)
     registry_aws = Aws(profile, region)
+    if not registry_aws.region and image.region:
+        registry_aws = Aws(profile, image.region)
     completed = not image.host
     if completed:
         if not registry_aws.region:

@@ -13,7 +13,7 @@ from cli.plan.observed import ObservedRegistry
 from cli.plan.result import Plan
 from cli.plan.today import pull_today
 from cli.plan.trails import check_trails
-from handler.ecr.errors import RegistryError
+from handler.ecr.errors import RegistryError, Unavailable, translate
 from handler.ecr.registry import MAX_CONCURRENCY
 from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
 from handler.events.request import Request
@@ -139,9 +139,11 @@ def _first_repository_arn(client: ECRClient) -> str:
         page = client.describe_repositories(maxResults=1)
         return page["repositories"][0]["repositoryArn"] if page["repositories"] else ""
     except (BotoCoreError, ClientError) as error:
-        if sentence := explain(error):
+        # A throttled call or a fault of a server may succeed later: the listing tries again.
+        passing = isinstance(error, ClientError) and isinstance(translate(error), Unavailable)
+        if (sentence := explain(error)) and not passing:
             raise CliError(sentence) from None
-        return ""  # a throttled call, for example: the sweep tries again
+        return ""
     except (KeyError, TypeError):
         raise not_from_aws("DescribeRepositories") from None
 

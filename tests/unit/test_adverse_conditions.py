@@ -408,7 +408,9 @@ class TestARoleCheckWhoseRepositoryIsGone:
         ecr.create_repository(ROLE_CHECK_REPOSITORY)
         function.now += 60
 
-        with pytest.raises(RepositoriesFailed, match=f"^The role {B} is missing in 100 of 100 repositories: "):
+        with pytest.raises(
+            RepositoriesFailed, match=f"^The role {B} is missing in 100 of 100 repositories: "
+        ):
             function.run()
 
         assert without_policy(ecr) == []

@@ -365,9 +365,7 @@ class TestError:
         ],
         ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
     )
-    def test_of_the_environment(
-        self, run_plan: Run, change: dict[str, str | None], sentence: str
-    ) -> None:
+    def test_of_the_environment(self, run_plan: Run, change: dict[str, str | None], sentence: str) -> None:
         assert_one_sentence(run_plan(**change), sentence)
 
     @pytest.mark.parametrize(
@@ -389,9 +387,7 @@ class TestError:
         ],
         ids=lambda value: getattr(value, "code", ""),
     )
-    def test_of_the_credentials(
-        self, ecr: FakeEcr, run_plan: Run, error: EcrError, sentence: str
-    ) -> None:
+    def test_of_the_credentials(self, ecr: FakeEcr, run_plan: Run, error: EcrError, sentence: str) -> None:
         ecr.inject_faults(LIST, error)
 
         assert_one_sentence(run_plan(), sentence)
