@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from scripts.plan_client import READS
 
 from devstack import data_plane
 from devstack.aws import ACCOUNT, REGION, Credentials, clean_environment
 from devstack.host import PROJECT
-from scripts.plan_client import READS
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN, Stack
 
 USER = "plan-reader"

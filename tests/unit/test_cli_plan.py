@@ -1,6 +1,5 @@
 """Tests `plan` on the fake AWS: what it shows, its exit codes and errors, and that it cannot write."""
 
-import json
 import os
 import re
 import signal
@@ -8,18 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cli import variables
 from cli.plan import command
 from cli.plan.run import Stop
-from devstack.fake_aws import FakeAws, Response
+from devstack.fake_aws import FakeAws
 from devstack.fake_ecr import LIST, READ, WRITE, EcrError, FakeEcr, Fault
 from devstack.host import free_port
 from handler.ecr.registry import MAX_CONCURRENCY
 from scripts import plan_picture
+from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.command_line import (
     DENY,
     GRANT,
@@ -32,6 +30,7 @@ from tests.unit.command_line import (
     policy,
     runner,
 )
+from tests.unit.function import Function
 
 NOT_READABLE = EcrError(
     "AccessDeniedException", "not authorized to perform: ecr:GetRepositoryPolicy with an explicit deny"
@@ -511,3 +510,120 @@ def test_several_pages_of_repositories_with_throttles_and_failures(
 
 def test_the_picture_in_the_readme_shows_what_the_plan_prints() -> None:
     assert plan_picture.PICTURE.read_text() == plan_picture.picture(), "run `make docs`"
+
+
+class TestWhoIsDeniedToday:
+    ACCOUNT = GRANT | {"Sid": "Partner", "Principal": {"AWS": "arn:aws:iam::222222222222:root"}}
+    REGISTRY = GRANT | {"Sid": "All", "Resource": "arn:aws:ecr:us-east-1:111122223333:repository/ml/*"}
+
+    @pytest.fixture(autouse=True)
+    def repositories(self, ecr: FakeEcr) -> None:
+        ecr.create_repository("granted/app", policy=policy(GRANT))
+        ecr.create_repository("account/app", policy=policy(self.ACCOUNT))
+        ecr.create_repository("other/app", policy=policy(GRANT | {"Sid": "Mine"}))
+        ecr.create_repository("vpc/app", policy=policy(self.ACCOUNT | VPC))
+        ecr.create_repository("denied/app", policy=policy(self.ACCOUNT, DENY))
+        ecr.create_repository("ml/train", "team/app")
+
+    def test_is_shown_of_the_repositories_that_would_change(self, run_plan: Run) -> None:
+        output = run_plan()
+
+        assert output.has("6 would change", "1 of these: allow the pull under a condition")
+        assert output.has("3 of these: deny the pull now")
+        assert "2 of these: already allow the pull, by" in output.words
+        assert "a statement for the whole account (1)" in output.words
+        assert "another statement for the role (1)" in output.words
+
+    def test_is_named_in_json(self, run_plan: Run) -> None:
+        assert run_plan("--json").json["pulls_today"] == {
+            "allowed": ["account/app", "other/app"],
+            "conditional": ["vpc/app"],
+            "denied": ["denied/app", "ml/train", "team/app"],
+        }
+
+    def test_considers_the_registry_policy_and_its_scope(self, aws: FakeAws, run_plan: Run) -> None:
+        aws.ecr.registry_policy = policy(self.REGISTRY)
+        assert "ml/train" in run_plan("--json").json["pulls_today"]["allowed"]
+        assert "the registry policy (1)" in run_plan().words
+        aws.scope = "V1"
+        assert "ml/train" in run_plan("--json").json["pulls_today"]["denied"]
+        aws.denied = {"GetAccountSetting"}
+
+        assert "ml/train" in run_plan("--json").json["pulls_today"]["conditional"]
+
+    def test_is_the_worst_of_several_roles(self, run_plan: Run) -> None:
+        both = run_plan("--worker-role", f"{ROLE},{OTHER_ROLE}", "--json").json["pulls_today"]
+
+        assert both["denied"] == ["denied/app", "granted/app", "ml/train", "other/app", "team/app"]
+
+
+class TestModeRemove:
+    def test_shows_what_would_be_removed(self, ecr: FakeEcr, run_plan: Run) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT))
+        ecr.create_repository("other/app", policy=policy(GRANT | {"Principal": {"AWS": OTHER_ROLE}}))
+
+        output = run_plan("--mode", "remove")
+
+        assert output.code == 2
+        assert output.has("Removal plan for the registry of account 111122223333, us-east-1")
+        assert output.has("2 repositories", "1 nothing to remove", "1 would change", f"- AllowPull {ROLE}")
+        assert output.has("1 of these: with principals that are not configured", f"AllowPull {OTHER_ROLE}")
+        assert run_plan(MODE="remove", REMOVE_UNLISTED_ROLES="true").has("2 would change")
+        assert ecr.calls[WRITE] == ecr.calls["DeleteRepositoryPolicy"] == 0
+
+    def test_has_the_fields_of_the_report(self, ecr: FakeEcr, run_plan: Run) -> None:
+        ecr.create_repository("team/app", policy=policy(GRANT | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}))
+
+        document = run_plan("--mode", "remove", "--json").json
+
+        assert document["mode"] == "remove"
+        assert document["outcomes"] == {"would_remove": 1}
+        assert document["repositories"] == [
+            {
+                "repository": "team/app",
+                "outcome": "would_remove",
+                "removed": {"AllowPull": [ROLE]},
+                "unlisted": {"AllowPull": [OTHER_ROLE]},
+            }
+        ]
+        assert document["unlisted"] == 1
+
+    def test_does_not_matter_to_denials(self, ecr: FakeEcr, run_plan: Run) -> None:
+        ecr.create_repository("team/app", policy=policy(DENY))
+        ecr.registry_policy = policy(DENY | {"Resource": "*"})
+
+        assert run_plan("--mode", "remove").code == 0
+
+
+def test_the_fields_are_those_of_the_functions_report(ecr: FakeEcr, run_plan: Run) -> None:
+    ecr.create_repository("team/app", "ml/train", policy=policy(GRANT | {"Principal": {"AWS": OTHER_ROLE}}))
+    ecr.create_repository("denied/app", policy=policy(GRANT, DENY))
+    ecr.create_repository(ROLE_CHECK_REPOSITORY)
+    report = Function(ecr, (ROLE,)).run(dry_run=True)
+
+    document = run_plan("--json").json
+
+    assert {key: document[key] for key in report.keys() - {"repositories"}} == {
+        key: report[key] for key in report.keys() - {"repositories"}
+    }
+    assert sorted(map(str, document["repositories"])) == sorted(map(str, report["repositories"]))
+
+
+def test_the_counts_that_are_not_indented_add_up(ecr: FakeEcr, run_plan: Run) -> None:
+    ecr.create_repository("granted/app", "denied/app", policy=policy(GRANT, DENY))
+    ecr.create_repository("team/app", "gone/app", "secret/app", "scratch/x")
+    ecr.inject_faults(READ, NOT_READABLE, repository="secret/app")
+    gone = EcrError("RepositoryNotFoundException", "gone")
+    ecr.inject_faults(READ, gone, repository="gone/app")
+
+    lines = run_plan("--repositories", "*,!scratch/*").out.partition("\n\n")[2].partition("\n\n")[0]
+
+    counts = [(int(line.split()[0]), "of these" in line) for line in lines.splitlines()]
+    assert counts[0][0] == 6
+    assert sum(number for number, indented in counts[1:] if not indented) == 6
+
+
+def test_a_role_is_not_known_to_exist(ecr: FakeEcr, run_plan: Run) -> None:
+    ecr.create_repository("team/app")
+
+    assert "Not checked: whether the roles exist." in run_plan().words
