@@ -288,9 +288,7 @@ class TestNetwork:
 
 
 class TestInterrupt:
-    def test_of_a_diagnosis_prints_one_sentence(
-        self, aws: FakeAws, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_of_a_diagnosis_prints_one_sentence(self, aws: FakeAws, run: Run) -> None:
         aws.ecr.run_before("GetRegistryPolicy", lambda: os.kill(os.getpid(), signal.SIGINT))
 
         output = run(*DIAGNOSE)

@@ -595,11 +595,14 @@ class TestModeRemove:
         assert run_plan("--mode", "remove").code == 0
 
 
-def test_the_fields_are_those_of_the_functions_report(ecr: FakeEcr, run_plan: Run) -> None:
+def test_the_fields_are_those_of_the_functions_report(
+    ecr: FakeEcr, run_plan: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     ecr.create_repository("team/app", "ml/train", policy=policy(GRANT | {"Principal": {"AWS": OTHER_ROLE}}))
     ecr.create_repository("denied/app", policy=policy(GRANT, DENY))
     ecr.create_repository(ROLE_CHECK_REPOSITORY)
     report = Function(ecr, (ROLE,)).run(dry_run=True)
+    capsys.readouterr()  # the function's log
 
     document = run_plan("--json").json
 

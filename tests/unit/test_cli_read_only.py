@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from botocore import xform_name
-from botocore.client import BaseClient
 from botocore.session import get_session
 
 from cli.aws import Aws, CallRefused
@@ -19,6 +19,9 @@ from handler.reconcile.sweep import Sweep
 from handler.settings import Settings
 from tests.environment import REQUIRED
 from tests.unit.command_line import GRANT, ROLE, policy
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
 
 CLIENTS = {
     "ecr": lambda aws: aws.ecr(),
