@@ -73,8 +73,8 @@ def statements(role: str, resources: st.SearchStrategy[dict[str, object]]) -> An
     ).map(lambda each: {"Version": "2012-10-17", "Statement": each} if each else None)
 
 
-no_resource = st.just({})
-resources = st.sampled_from(
+no_resource: st.SearchStrategy[dict[str, object]] = st.just({})
+resources: st.SearchStrategy[dict[str, object]] = st.sampled_from(
     (
         {"Resource": "*"},
         {"Resource": ARN},
@@ -114,8 +114,8 @@ def for_resource(policy: Mapping[str, Any] | None, resource: str) -> dict[str, A
         element = statement.get("Resource", statement.get("NotResource"))
         globs = {"Action": element}  # the evaluator's globs match actions; an ARN of lower case works alike
         matches = evaluator.decide(
-            {"Statement": [{"Effect": "Allow", "Principal": "*"} | globs]}, f"arn:aws:iam::{DATA_PLANE}:role/x",
-            resource, lambda _: True,
+            {"Statement": [{"Effect": "Allow", "Principal": "*"} | globs]},
+            f"arn:aws:iam::{DATA_PLANE}:role/x", resource, lambda _: True,
         ) is evaluator.Decision.ALLOWED  # fmt: skip
         return matches == ("Resource" in statement)
 
