@@ -27,11 +27,6 @@ help: ## list the targets
 run: dev sam emulator ## demo: deploy to an embedded AWS and watch a new repository become pullable
 	@$(BIN)/python -m devstack.demo
 
-.PHONY: plan
-plan: dev ## show what the function would do to your registry, read-only (AWS_REGION=, WORKER_ROLE_ARNS=; JSON=1)
-	@PYTHONPATH=src $(BIN)/python -m scripts.plan $(if $(JSON),--json) $(call option,--profile,AWS_PROFILE) \
-		$(call option,--region,AWS_REGION)
-
 .PHONY: playground
 playground: dev sam emulator awscli ## try the stack on an embedded AWS until Ctrl-C (PORT=4570)
 	@$(BIN)/python -m devstack.playground $(call option,--port,PORT)
@@ -114,7 +109,7 @@ lock: $(UV) ## update the lock files after a change in pyproject.toml (UPGRADE=1
 .PHONY: clean
 clean: ## delete all tools, caches and build output
 	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src tests devstack scripts bench -name __pycache__ -exec rm -rf {} +
+	find src cli tests devstack scripts bench -name __pycache__ -exec rm -rf {} +
 
 # Virtual environments, one per lock file.
 

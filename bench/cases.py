@@ -172,6 +172,7 @@ class Bench:
             MODE="enforce",
             ROLE_NAME="ecr-allow-pull",
             ROLE_CHECK_REPOSITORY="ecr-allow-pull-role-check/bench",
+            POWERTOOLS_SERVICE_NAME="bench",
         )
 
 

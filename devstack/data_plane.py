@@ -25,7 +25,7 @@ OPERATOR_PROXY_ROLE_ARN = f"arn:aws:iam::{DATA_PLANE_ACCOUNT}:role/{OPERATOR_PRO
 
 _OWNER = Credentials(DATA_PLANE_ACCOUNT)
 _POLICY_NAME = "Pull"
-_TAG = "v1"
+TAG = "v1"
 _LAYERS = [b"a configuration", b"a layer"]
 _PULL_ACTIONS = [
     "ecr:GetAuthorizationToken",
@@ -88,6 +88,11 @@ def without_identity_policy(aws: LocalAws) -> Iterator[None]:
 
 def push(registry: ECRClient, repository: str) -> None:
     """Push an image to a repository as the registry's owner."""
+    registry.put_image(repositoryName=repository, imageManifest=manifest(), imageTag=TAG)
+
+
+def manifest() -> str:
+    """Return the manifest of the image that `push` pushes."""
     config, layer = (
         {"mediaType": media_type, "size": len(content), "digest": _digest(content)}
         for media_type, content in zip(
@@ -99,13 +104,13 @@ def push(registry: ECRClient, repository: str) -> None:
             strict=True,
         )
     )
-    manifest = {
+    document = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
         "config": config,
         "layers": [layer],
     }
-    registry.put_image(repositoryName=repository, imageManifest=json.dumps(manifest), imageTag=_TAG)
+    return json.dumps(document)
 
 
 def pull_error(worker: ECRClient, repository: str) -> str | None:
@@ -113,7 +118,7 @@ def pull_error(worker: ECRClient, repository: str) -> str | None:
     target = {"registryId": ACCOUNT, "repositoryName": repository}
     digests = [_digest(content) for content in _LAYERS]
     return _access_error(
-        partial(worker.batch_get_image, **target, imageIds=[{"imageTag": _TAG}]),
+        partial(worker.batch_get_image, **target, imageIds=[{"imageTag": TAG}]),
         partial(worker.batch_check_layer_availability, **target, layerDigests=digests),
         *(partial(worker.get_download_url_for_layer, **target, layerDigest=digest) for digest in digests),
     )

@@ -74,12 +74,12 @@ def run(port: int) -> None:
         with console.status("sam build"):
             aws.build()
         with console.status("sam deploy"):
-            for name in (data_plane.ROLE_NAME, SECOND_ROLE_NAME):
-                data_plane.create_role_alone(aws, name)
+            data_plane.create_role(aws)
+            data_plane.create_role_alone(aws, SECOND_ROLE_NAME)
             outputs = aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN, "Architecture": ARCHITECTURE})
         prepare(aws)
         activity = Activity(aws, outputs["FunctionName"])
-        print_commands(aws, docker=docker)
+        print_commands(aws, docker=docker, sweep=outputs["SweepCommand"])
         follow(activity)
     console.print("\nThe parent process ended. All processes have exited.")
 
@@ -104,13 +104,13 @@ def check_port(port: int) -> None:
             ) from None
 
 
-def print_commands(aws: LocalAws, *, docker: bool) -> None:
+def print_commands(aws: LocalAws, *, docker: bool, sweep: str) -> None:
     """Print the commands for the second terminal."""
     console.print(
         f"\n[bold]The stack is deployed to an embedded AWS, account {ACCOUNT}, at {aws.endpoint}.[/]\n"
         "Paste these commands into a second terminal, step by step, and watch here. To stop, press Ctrl-C."
     )
-    for step in steps(aws, docker=docker):
+    for step in steps(aws, docker=docker, sweep=sweep):
         console.print(f"\n[bold]{step.title}[/]")
         for command in step.commands:
             console.print("   ", Text(command))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samtranslator.yaml_helper import yaml_parse
 
-from devstack import docker_bridge
+from devstack import data_plane, docker_bridge
 from devstack.aws import ACCOUNT, REGION, REGISTRY_OWNER, STACK
-from devstack.data_plane import ROLE_ARN, ROLE_NAME
+from devstack.data_plane import DATA_PLANE_ACCOUNT, ROLE_ARN, ROLE_NAME, TAG
 from devstack.host import PROJECT
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ _CREATE = f"aws ecr create-repository --repository-name {_REPOSITORY}"
 _GET_POLICY = (
     f"aws ecr get-repository-policy --repository-name {_REPOSITORY} --query policyText --output text"
 )
+_DENIED_REPOSITORY = "security/vault"
+_DENY_POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [{"Sid": "NoPulls", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGetImage"}],
+}
+_MISSING_ROLE = f"{ROLE_ARN}-missing"
 _FOREIGN_POLICY = {
     "Version": "2012-10-17",
     "Statement": [
@@ -40,6 +46,28 @@ _FOREIGN_POLICY = {
         }
     ],
 }
+
+
+# Makes version 1, the only one on PyPI, accept commands for version 2. Version 1 has no --cli-binary-format,
+# and ignores AWS_ENDPOINT_URL for SQS.
+_AWS_CLI_1 = """#!/bin/sh
+count=$#
+skip=
+while [ "$count" -gt 0 ]; do
+    word=$1 count=$((count - 1))
+    shift
+    if [ "$skip" ]; then
+        skip=
+    elif [ "$word" = --cli-binary-format ]; then
+        skip=1
+    else
+        set -- "$@" "$word"
+    fi
+done
+exec {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@"
+"""
+# One profile for each side, as the commands of the project expect it.
+_PROFILES = {"registry": ACCOUNT, "data-plane": DATA_PLANE_ACCOUNT}
 
 
 class Step(NamedTuple):
@@ -56,6 +84,18 @@ def prepare(aws: LocalAws) -> None:
     (build / "local.yaml").write_text(json.dumps(local_template((build / "template.yaml").read_text())))
     environment = (PROJECT / "events/playground.json").read_text()
     _environment_copy(aws).write_text(environment.replace(f":{DEFAULT_PORT}", f":{_port(aws)}"))
+    secret = REGISTRY_OWNER.secret_access_key
+    (aws.folder / "manifest.json").write_text(data_plane.manifest())
+    program = aws.folder / "bin/aws"
+    program.parent.mkdir()
+    program.write_text(_AWS_CLI_1.format(aws=PROJECT / ".tools/awscli/bin/aws"))
+    program.chmod(0o755)
+    _configuration(aws).write_text(
+        "".join(
+            f"[profile {name}]\naws_access_key_id = {account}\naws_secret_access_key = {secret}\n"
+            for name, account in _PROFILES.items()
+        )
+    )
 
 
 def local_template(text: str) -> dict[str, Any]:
@@ -71,8 +111,8 @@ def local_template(text: str) -> dict[str, Any]:
     return template
 
 
-def steps(aws: LocalAws, *, docker: bool) -> list[Step]:
-    """Return the steps to try in the second terminal."""
+def steps(aws: LocalAws, *, docker: bool, sweep: str) -> list[Step]:
+    """Return the steps to try in the second terminal; `sweep` is the stack's output `SweepCommand`."""
     template = aws.folder / "build/template.yaml"
     foreign = shlex.quote(json.dumps(_FOREIGN_POLICY, separators=(",", ":")))
     remote_invoke = f"sam remote invoke --stack-name {STACK} --event-file events/rerun-all.json"
@@ -82,6 +122,13 @@ def steps(aws: LocalAws, *, docker: bool) -> list[Step]:
         f"sam deploy --template-file {template} --no-confirm-changeset "
         f"--parameter-overrides WorkerRoleArns={ROLE_ARN},{ROLE_ARN}-gpu"
     )
+    create_denied = f"aws ecr create-repository --repository-name {_DENIED_REPOSITORY}"
+    deny = (
+        f"aws ecr set-repository-policy --repository-name {_DENIED_REPOSITORY} "
+        f"--policy-text {shlex.quote(json.dumps(_DENY_POLICY, separators=(',', ':')))}"
+    )
+    dry_run = f"sam remote invoke --stack-name {STACK} --event-file events/dry-run.json"
+    missing = deploy.replace(f"{ROLE_ARN}-gpu", _MISSING_ROLE)
     planned = [
         Step("Prepare the terminal:", _environment(aws)),
         Step("Create a repository. The repository has no policy yet:", (_CREATE, _GET_POLICY)),
@@ -89,6 +136,22 @@ def steps(aws: LocalAws, *, docker: bool) -> list[Step]:
         Step("Invoke the function yourself, and read its log:", (remote_invoke, logs)),
         Step("Overwrite the policy. A few seconds later, the grant is back:", (set_policy, _GET_POLICY)),
         Step("Add a worker role. The deployment starts a sweep, which adds the role:", (deploy, _GET_POLICY)),
+        Step(
+            "Create a repository whose policy denies pulls. The function attaches its grant:",
+            (create_denied, deny),
+        ),
+        Step("Plan from your terminal. The plan names the statement that denies the pull:", (_plan(),)),
+        Step("Push an image:", (_push(aws, _REPOSITORY), _push(aws, _DENIED_REPOSITORY))),
+        Step("Diagnose a pull from both sides:", (_diagnose(_REPOSITORY), _diagnose(_DENIED_REPOSITORY))),
+        Step("Start a dry run in the function. The report names the denied repository:", (dry_run,)),
+        Step(
+            "Run the sweep of the stack's output SweepCommand, and read the dead-letter queue:",
+            (sweep, f"aws sqs list-queues --endpoint-url {aws.endpoint}"),
+        ),
+        Step(
+            "Add a missing role. Like AWS, the embedded AWS rejects it, and the dry run names it:",
+            (missing, dry_run),
+        ),
     ]
     return [*planned, _sam_local(aws)] if docker else planned
 
@@ -96,10 +159,12 @@ def steps(aws: LocalAws, *, docker: bool) -> list[Step]:
 def _environment(aws: LocalAws) -> tuple[str, ...]:
     return (
         f"cd {shlex.quote(str(PROJECT))}",
-        'export PATH="$PWD/.tools/sam/bin:$PWD/.tools/awscli/bin:$PATH" SAM_CLI_TELEMETRY=0',
+        # The AWS CLI comes last: your own is used if there is one.
+        f'export PATH="$PWD/.tools/sam/bin:$PATH:{aws.folder / "bin"}" SAM_CLI_TELEMETRY=0',
         f"export AWS_ENDPOINT_URL={aws.endpoint} NO_PROXY=127.0.0.1 AWS_PAGER=",
         f"export AWS_ACCESS_KEY_ID={ACCOUNT} AWS_SECRET_ACCESS_KEY={REGISTRY_OWNER.secret_access_key}",
         f"export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION}",
+        f"export AWS_CONFIG_FILE={_configuration(aws)} AWS_SHARED_CREDENTIALS_FILE=/dev/null",
         "unset AWS_PROFILE AWS_SESSION_TOKEN",
     )
 
@@ -117,6 +182,27 @@ def _sam_local(aws: LocalAws) -> Step:
             f"AWS_ACCESS_KEY_ID={SAM_LOCAL_ACCOUNT} {command}" for command in (_CREATE, invoke, _GET_POLICY)
         ),
     )
+
+
+def _plan() -> str:
+    return f"./ecr-allow-pull plan --profile registry --worker-role {ROLE_ARN}"
+
+
+def _diagnose(repository: str) -> str:
+    image = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{repository}:{TAG}"
+    return f"./ecr-allow-pull diagnose {image} --role {ROLE_ARN} --profile registry --role-profile data-plane"
+
+
+def _push(aws: LocalAws, repository: str) -> str:
+    manifest = f"file://{aws.folder / 'manifest.json'}"
+    return (
+        f"aws ecr put-image --repository-name {repository} --image-tag {TAG} --image-manifest {manifest} "
+        "--query image.imageId"
+    )
+
+
+def _configuration(aws: LocalAws) -> Path:
+    return aws.folder / "config"
 
 
 def _environment_copy(aws: LocalAws) -> Path:

@@ -199,6 +199,40 @@ def test_printed_commands_do_what_the_text_above_them_says(running: Playground) 
     running.wait_for("result", "attached", "team/app", f"+ AllowPull {second_role}")
 
 
+def test_printed_tour_shows_a_denied_repository_a_plan_a_diagnosis_and_a_missing_role(
+    running: Playground,
+) -> None:
+    commands = running.commands()
+    deny, plan, push, diagnose, dry_run, sweep, missing = list(commands.values())[6:13]
+    if not policy(running.aws.ecr(), "team/app"):
+        running.run(list(commands.values())[1][0])
+    assert [running.run(command).returncode for command in deny] == [0, 0]
+    running.wait_for("result", "security/vault", "NoPulls")
+
+    planned = running.run(plan[0])
+    assert planned.returncode == 3, planned.stdout + planned.stderr
+    assert '"NoPulls" denies AllowPull' in planned.stdout
+
+    assert [running.run(command).returncode for command in push] == [0, 0]
+    allowed, denied = (running.run(command) for command in diagnose)
+    assert allowed.returncode == 0, allowed.stdout + allowed.stderr
+    assert denied.returncode == 2
+    assert '✗ Denied: statement "NoPulls"' in denied.stdout
+
+    report = running.run(dry_run[0]).stdout
+    assert '"denied": 1' in report
+    assert '"security/vault"' in report
+
+    assert '"StatusCode": 202' in running.run(sweep[0]).stdout
+    queues = running.run(sweep[1])
+    assert "DeadLetterQueue" in queues.stdout, queues.stderr
+
+    assert running.run(missing[0]).returncode == 0
+    refused = running.run(missing[1])
+    assert "-missing" in refused.stdout + refused.stderr
+    running.wait_for("role missing", "-missing")
+
+
 def test_a_failure_is_shown_with_its_reason(running: Playground) -> None:
     too_long = {
         "Sid": "x" * 10_000,
@@ -367,9 +401,13 @@ def policy(registry: Any, name: str) -> list[Any]:  # noqa: ANN401 - a client
 def test_without_docker_no_command_needs_docker() -> None:
     aws = LocalAws(f"http://127.0.0.1:{DEFAULT_PORT}", Path("/tmp/none"))  # noqa: S108 - only a name
 
-    assert not any("sam local" in command for step in steps(aws, docker=False) for command in step.commands)
+    assert not any(
+        "sam local" in command for step in steps(aws, docker=False, sweep="") for command in step.commands
+    )
     assert any(
-        "events/playground.json" in command for step in steps(aws, docker=True) for command in step.commands
+        "events/playground.json" in command
+        for step in steps(aws, docker=True, sweep="")
+        for command in step.commands
     )
 
 

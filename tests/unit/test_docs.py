@@ -15,6 +15,9 @@ from botocore import xform_name
 from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
 
+from cli.app import cli
+from cli.permissions import PLAN, READS
+from cli.variables import OPTIONS
 from devstack.host import PROJECT
 from handler.ecr.registry import MAX_CONCURRENCY
 
@@ -93,7 +96,7 @@ def test_json_and_yaml_blocks_are_valid(page: Path) -> None:
 def test_code_blocks_contain_only_tested_tools_and_known_languages() -> None:
     tools = {each.words[0] for page in PAGES for each in commands_of(page)}
 
-    assert tools <= {"make", "sam", "aws", "export", "kubectl"}
+    assert tools <= {"make", "sam", "aws", "export", "kubectl", "./ecr-allow-pull"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= {
         "", "console", "json", "yaml", "hcl", "python", "mermaid"
     }  # fmt: skip
@@ -191,6 +194,35 @@ def test_the_queries_for_roles_find_those_of_nodes_and_of_service_accounts_whate
     found = [{name for name, _ in jmespath.search(query, response)} for query in queries]
 
     assert found == [ROLES_OF_NODES.keys(), ROLES_OF_SERVICE_ACCOUNTS.keys()]
+
+
+@pytest.mark.parametrize("command", commands("./ecr-allow-pull"), ids=str)
+def test_command_of_the_project_has_existing_options_and_all_arguments(command: Command) -> None:
+    _, name, *arguments = command.words
+
+    with cli.commands[name].make_context(name, arguments):
+        pass
+
+
+def test_the_command_line_page_lists_every_read_and_every_option_of_the_plan() -> None:
+    page = (PROJECT / "docs/command-line.md").read_text()
+    policies = [json.loads(text) for language, text in FENCE.findall(page) if language == "json"]
+    registry, data_plane = ({*policy["Statement"][0]["Action"]} for policy in policies)
+    reads = {f"{service}:{name}" for service, names in READS.items() for name in names}
+
+    assert registry | data_plane == reads - {"sts:GetCallerIdentity"}
+    assert data_plane == {each for each in reads if each.startswith("iam:")}
+    assert {*PLAN} < registry
+    assert dict(re.findall(r"^\| `(--[a-z-]+)` \| `([A-Z_]+)` \|", page, re.MULTILINE)) == {
+        option: variable for variable, option in OPTIONS.items()
+    }
+
+
+def test_troubleshooting_starts_with_the_command_and_is_short() -> None:
+    page = PROJECT / "docs/troubleshooting.md"
+
+    assert next(commands_of(page)).words[:2] == ["./ecr-allow-pull", "diagnose"]
+    assert len(page.read_text().split()) <= 900
 
 
 def shorthand(argument: str) -> dict[str, str]:

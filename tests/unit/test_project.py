@@ -67,6 +67,43 @@ def pins(lock_file: str) -> dict[str, tuple[str, frozenset[str]]]:
     }
 
 
+CLI = sorted(path.relative_to(PROJECT).as_posix() for path in (PROJECT / "cli").rglob("*.py"))
+PURE_CLI = [
+    path
+    for path in CLI
+    if (ast.get_docstring(ast.parse((PROJECT / path).read_text())) or "").endswith("Pure.")
+]
+
+
+@pytest.mark.parametrize("path", CLI)
+def test_a_file_of_the_command_line_has_one_purpose(path: str) -> None:
+    text = (PROJECT / path).read_text()
+
+    assert len(text.splitlines()) <= 230
+    assert len((ast.get_docstring(ast.parse(text)) or "").splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", PURE_CLI)
+def test_a_pure_file_of_the_command_line_knows_no_aws_sdk(path: str) -> None:
+    tree = ast.parse((PROJECT / path).read_text())
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+    assert not {name for name in imported if name.startswith(("boto", "cli.aws", "handler.ecr", "rich"))}
+
+
+def test_the_decisions_of_the_command_line_are_pure() -> None:
+    assert {
+        "cli/access.py",
+        "cli/diagnose/diagnosis.py",
+        "cli/diagnose/policy_checks.py",
+        "cli/diagnose/registry_checks.py",
+        "cli/diagnose/role_checks.py",
+        "cli/diagnose/simulation.py",
+        "cli/plan/today.py",
+        "cli/plan/trail.py",
+    } <= {*PURE_CLI}
+
+
 def layer(module: str) -> str:
     return module.split("/", maxsplit=1)[0]
 

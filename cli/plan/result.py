@@ -1,17 +1,22 @@
-"""What `make plan` found: the results of a sweep that wrote nothing, sorted by what they mean."""
+"""What the plan found: the results of a sweep that wrote nothing, sorted by what they mean. Pure."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from cli.plan.today import PullsToday
+from handler.policy.registry_policy import Status
 from handler.reconcile.result import Outcome
+from handler.settings import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cli.plan.trail import TrailCheck
     from handler.policy.denials import Denial
+    from handler.policy.grants import Grantee
     from handler.policy.registry_policy import RegistryPolicy
     from handler.reconcile.result import Result
 
@@ -29,25 +34,33 @@ class Plan:
     """The plan for one registry.
 
     Attributes:
-        account: the registry's account; empty if the registry is empty.
         region: the registry's region.
+        mode: what the function would do.
+        account: the registry's account; empty if the registry is empty.
         listed: the number of repositories in the registry.
         in_scope: the number of repositories that the settings select.
         unmatched: the globs of the settings that match no repository.
-        complete: whether all of these were read.
+        mistyped: those of them that select the scope.
+        complete: whether all repositories in scope were read.
         all_failed: whether no result so far is a success.
         registry_policy: what the registry's own policy says on the grants, unless the registry is empty.
+        today: who can pull today from the repositories that would change.
+        trail: whether a trail announces new repositories.
         results: the result of each repository that was read.
     """
 
     region: str
+    mode: Mode = Mode.ENFORCE
     account: str = ""
     listed: int = 0
     in_scope: int = 0
     unmatched: list[str] = field(default_factory=list)
+    mistyped: list[str] = field(default_factory=list)
     complete: bool = False
     all_failed: bool = True
     registry_policy: RegistryPolicy | None = None
+    today: PullsToday = field(default_factory=PullsToday)
+    trail: TrailCheck | None = None
     results: list[Result] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
@@ -55,10 +68,9 @@ class Plan:
         self.results.append(result)
         self.all_failed = self.all_failed and result.outcome is Outcome.FAILED
 
-    @property
-    def granted(self) -> list[Result]:
-        """The repositories that need no change."""
-        return self._of(Outcome.UNCHANGED)
+    def of(self, *outcomes: Outcome) -> list[Result]:
+        """Return the results with one of the outcomes, by name."""
+        return _by_name(one for one in self.results if one.outcome in outcomes)
 
     @property
     def to_change(self) -> list[Result]:
@@ -66,44 +78,57 @@ class Plan:
         return _by_name(one for one in self.results if one.added or one.removed)
 
     @property
-    def gone(self) -> list[Result]:
-        """The repositories that were deleted meanwhile."""
-        return self._of(Outcome.GONE)
-
-    @property
     def failed(self) -> list[Result]:
         """The repositories whose policy cannot be read, or does not take every grant."""
-        return self._of(Outcome.FAILED, Outcome.INCOMPLETE)
+        return self.of(Outcome.FAILED, Outcome.INCOMPLETE)
 
     @property
     def denied(self) -> list[Result]:
         """The repositories with a foreign statement that denies a role its grant."""
         return _by_name(one for one in self.results if one.denied_by)
 
+    @property
+    def unlisted(self) -> list[Result]:
+        """The repositories whose grants name principals that are not configured."""
+        return _by_name(one for one in self.results if one.unlisted)
+
+    @property
+    def pulls_stay_denied(self) -> bool:
+        """Whether a statement that the function does not change surely denies pulls."""
+        by_registry = self.registry_policy is not None and self.registry_policy.status is Status.DENIES
+        return by_registry or any(
+            denial.refuses_pull and not denial.conditional for one in self.results for denial in one.denied_by
+        )
+
     def to_json(self) -> dict[str, object]:
-        """Return the plan for machines: all repositories but those that need no change."""
-        return {
+        """Return the plan for machines, in the form of the function's report, with further fields."""
+        reported = [one for one in self.results if one.outcome is not Outcome.UNCHANGED or _notable(one)]
+        document = {
             "account": self.account,
             "region": self.region,
+            "mode": self.mode.value,
             "complete": self.complete,
-            "counts": {
-                "listed": self.listed,
-                "in_scope": self.in_scope,
-                "granted": len(self.granted),
-                "would_change": len(self.to_change),
-                "denied": len(self.denied),
-                "failed": len(self.failed),
-                "gone": len(self.gone),
-            },
-            "unmatched": self.unmatched,
-            "registry_policy": self.registry_policy and self.registry_policy.details(),
-            "would_change": [one.details() for one in self.to_change],
-            "denied": [one.details() for one in self.denied],
-            "failed": [one.details() for one in self.failed],
+            "listed": self.listed,
+            "in_scope": self.in_scope,
+            "checked": len(self.results),
+            "dry_run": True,
+            "outcomes": dict(sorted(Counter(one.outcome.value for one in self.results).items())),
+            "repositories": [one.details() for one in _by_name(reported)],
+            "truncated": False,
+            "pulls_today": self.today.details(),
+            "trail": self.trail and self.trail.details(),
         }
+        optional = {
+            "denied": len(self.denied),
+            "unlisted": len(self.unlisted),
+            "registry_policy": self.registry_policy and self.registry_policy.details(),
+            "unmatched": self.unmatched,
+        }
+        return document | {key: value for key, value in optional.items() if value}
 
-    def _of(self, *outcomes: Outcome) -> list[Result]:
-        return _by_name(one for one in self.results if one.outcome in outcomes)
+
+def _notable(result: Result) -> bool:
+    return bool(result.denied_by or result.unlisted)
 
 
 def changes(result: Result) -> tuple[Change, ...]:
@@ -121,6 +146,11 @@ def by_change(results: Iterable[Result]) -> dict[tuple[Change, ...], list[str]]:
 def by_denial(results: Iterable[Result]) -> dict[Denial, list[str]]:
     """Group repositories by the foreign statement that denies a grant, the largest group first."""
     return _grouped((denial, one.repository) for one in results for denial in one.denied_by)
+
+
+def by_unlisted(results: Iterable[Result]) -> dict[Grantee, list[str]]:
+    """Group repositories by the principal that is not configured, the largest group first."""
+    return _grouped((grantee, one.repository) for one in results for grantee in sorted(one.unlisted))
 
 
 def by_reason(results: Iterable[Result]) -> dict[str, list[str]]:

@@ -1,0 +1,1 @@
+"""The command `plan`: what the function would do to a registry."""

@@ -1,0 +1,97 @@
+"""Runs the command line in process, on a fake AWS."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.app import main
+from devstack.fake_aws import FakeAws
+
+REGISTRY, DATA_PLANE = "111122223333", "222222222222"
+ROLE = f"arn:aws:iam::{DATA_PLANE}:role/unionai-acme-flyteworker-node-group"
+OTHER_ROLE = f"arn:aws:iam::{DATA_PLANE}:role/unionai-acme-retired"
+GRANT = {
+    "Sid": "AllowPull",
+    "Effect": "Allow",
+    "Principal": {"AWS": ROLE},
+    "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
+}
+DENY = {"Sid": "Quarantine", "Effect": "Deny", "Principal": "*", "Action": "ecr:BatchGetImage"}
+VPC = {"Condition": {"StringNotEquals": {"aws:SourceVpc": "vpc-1"}}}
+
+
+def policy(*statements: object) -> dict[str, object]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+@dataclass
+class Output:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(self.out)
+
+    @property
+    def words(self) -> str:
+        """The output with single spaces, so that folded lines do not matter."""
+        return " ".join(self.out.split())
+
+    def has(self, *lines: str) -> bool:
+        """Return whether each line was printed, whatever the spaces between its words are."""
+        printed = [" ".join(line.split()) for line in self.out.splitlines()]
+        return all(line in printed for line in lines)
+
+
+type Run = Callable[..., Output]
+
+
+def runner(
+    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> Run:
+    """Return a function that runs a command with changes of the environment; None deletes a variable."""
+    configuration = folder / "config"
+    profiles = {"registry": REGISTRY, "data-plane": DATA_PLANE}
+    configuration.write_text(
+        "".join(
+            f"[profile {name}]\naws_access_key_id = {key}\naws_secret_access_key = x\n"
+            for name, key in profiles.items()
+        )
+    )
+
+    def run(*arguments: str, **environment: str | None) -> Output:
+        defaults = {
+            "AWS_CONFIG_FILE": str(configuration),
+            "AWS_ENDPOINT_URL": aws.url,
+            "AWS_ACCESS_KEY_ID": REGISTRY,
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "us-east-1",
+        }
+        for name, value in (defaults | environment).items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        code = main(arguments)
+        return Output(code, *capsys.readouterr())
+
+    return run
+
+
+def assert_one_sentence(output: Output, *sentences: str, code: int = 1) -> None:
+    """Check that only one sentence was printed, on standard error."""
+    assert output.code == code, output
+    assert output.out == ""
+    for sentence in sentences:
+        assert sentence in output.err
+    assert output.err.startswith("✗ ")
+    assert output.err.count("\n") == 1
+    assert output.err.rstrip().endswith("."), output.err
