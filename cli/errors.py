@@ -63,7 +63,7 @@ _NOT_ACCEPTED_CODES = (
 DENIED_CODES = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 # The form in which a result's reason, or a RegistryError, holds ECR's error.
 _REASON = re.compile(r".*ECR refused (?P<operation>\w+): (?P<code>\w+): (?P<message>.*)", re.DOTALL)
-_INCOMPLETE = re.compile(r".*ECR's response to (?P<operation>\w+) has no .*", re.DOTALL)
+_INCOMPLETE = re.compile(r".*ECR's response to (?P<operation>\w+) (?:has no|does not have) .*", re.DOTALL)
 _HTML = re.compile(r"\s*<")
 
 
