@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from devstack.aws import LocalAws
 
 # Longer than in the demo, so that a person sees the policy before the grant.
-CLOUDTRAIL_DELAY = 5.0  # seconds
+CLOUDTRAIL_DELAY = 8.0  # seconds
 _PARENT = os.getppid()
 _LAST_PORT = 65_535
 

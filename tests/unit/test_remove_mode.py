@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devstack.fake_ecr import APPLIED, DELETE, READ, WRITE, EcrError, FakeEcr, Fault, normalized
-from handler.policy.plan import grantees_of, plan_removal
+from handler.policy.document import render
+from handler.policy.plan import Plan, grantees_of, plan_removal
 from handler.report.report import Report, RepositoriesFailed
 from handler.settings import InvalidSetting
 from tests.environment import ROLE_CHECK_REPOSITORY
@@ -351,3 +352,53 @@ def test_a_removal_keeps_foreign_statements_in_order_and_is_done_in_one_step(
     if planned.policy:
         assert planned.policy["Id"] == "theirs"
         assert plan_removal(planned.policy, {A, B}, remove_unlisted=everything).policy is planned.policy
+
+
+class TestAPolicyThatIsTooLong:
+    """ECR stores account numbers as longer ARNs, so a policy can be too long to be written back."""
+
+    ACCOUNTS = push(*(f"{number:012}" for number in range(1, 321)))
+
+    def test_is_left_alone_and_fails_with_its_length(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("app", policy=document(grant(A), self.ACCOUNTS))
+        before = ecr.get_policy("app")
+
+        reason = details(function.reconcile())["reason"]
+
+        assert reason.startswith("nothing removed: the policy would have 10,")
+        assert ecr.get_policy("app") == before
+        assert not ecr.calls[WRITE]
+
+    def test_of_exactly_the_limit_is_written(self) -> None:
+        short = document(push("444444444444", sid=""))
+        padding = 10_240 - len(render(short))
+        foreign = push("444444444444", sid="x" * padding)
+
+        assert plan_removal(document(foreign, grant(A)), {A}).policy == document(foreign)
+        longer = document(push("444444444444", sid="x" * (padding + 1)), grant(A))
+        assert plan_removal(longer, {A}) == Plan(longer, length=10_241)
+
+
+class TestARepositoryOutOfScope:
+    @pytest.fixture(autouse=True)
+    def narrowed_scope(self, function: Function) -> None:
+        function.settings |= {"REPOSITORIES": "team/*", "REMOVE_UNLISTED_ROLES": "true"}
+
+    def test_that_is_deleted_meanwhile_is_gone(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("left/app", policy=document(grant(A)))
+        ecr.run_before(READ, lambda: ecr.delete_repository("left/app"))
+
+        report = function.reconcile("*")
+
+        assert details(report, "left/app") == {"repository": "left/app", "outcome": "gone"}
+
+    def test_that_is_throttled_is_given_up_at_the_deadline_without_a_failure(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository("left/app", policy=document(grant(A)))
+        ecr.inject_faults(READ, *[Fault.THROTTLED] * 1_000)
+
+        report = function.reconcile("*", timeout=40)
+
+        assert details(report, "left/app")["outcome"] == "out_of_scope"
+        report.raise_for_failures()
