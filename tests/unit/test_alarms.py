@@ -454,6 +454,9 @@ class TestSweepMissing:
             "cron(0 3 * * ? 2027)",
             "cron(0 3 ? * * 2027)",
             "at(2026-11-23T03:00:00)",
+            # EventBridge Scheduler refuses these.
+            "cron(0 3 * * MON *)",
+            "cron(0 3 1 * * *)",
             "cron(x)",
             "rate(x)",
         ],
