@@ -12,7 +12,7 @@ from handler.settings import Settings
 
 _MAX_RELISTINGS = 3
 # Ten times the pages of the largest registry seen: a listing that has more does not end.
-_MAX_PAGES = 10_000
+_MAX_PAGES = 1_000
 
 
 class Listing:
