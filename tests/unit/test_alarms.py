@@ -317,7 +317,7 @@ SCENARIOS = {
     ),
     "a healthy month": Scenario(
         {
-            # Somebody corrects a policy by hand now and then.
+            # A person corrects a policy by hand now and then.
             DRIFT: at(*range(1000, 31 * DAY, 5 * DAY)),
             SENT: dict.fromkeys(range(2000, 2360), 0.0),
             f"EcrAllowPull/Attached/{STACK}": every(700, 100, 31 * DAY),
@@ -400,7 +400,7 @@ class TestSweepMissing:
         assert minute >= 4 * DAY
 
     def test_fires_in_a_new_stack_until_its_first_sweep_has_completed(self, alarms: dict[str, Alarm]) -> None:
-        """Nothing tells a new stack from one without sweeps. The sweep of the deployment clears it."""
+        """Nothing distinguishes a new stack from one without sweeps. The sweep of the deployment clears it."""
         changes = alarms["SweepMissing"].changes({COMPLETED: at(5)}, DAY, DOCUMENTED)
 
         assert changes == [(0, "ALARM"), (HOUR, "OK")]

@@ -125,7 +125,7 @@ class TestTheFunction:
 
 class TestTheRoleCheckRepository:
     def test_is_named_after_the_id_of_the_stack(self, resources: Resources) -> None:
-        """A name of its own for each stack, which is the same if somebody restores the repository by hand."""
+        """A name of its own for each stack, which is the same if the repository is restored by hand."""
         repository = dict(resources["RoleCheckRepository"])
         lifecycle = json.loads(repository.pop("LifecyclePolicy")["LifecyclePolicyText"])
 

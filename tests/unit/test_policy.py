@@ -197,7 +197,7 @@ class TestIdsOfDeletedPrincipals:
         assert planned.removed == {Grantee(DESCRIBE_IMAGES, DELETED)}
 
     def test_stay_if_nothing_else_changes(self) -> None:
-        """To remove them grants nobody anything, and each write is an event."""
+        """Their removal grants nothing, and each write is an event."""
         assert plan(self.PRESENT, [Grant(PULL, (ROLE,))]) == Plan(self.PRESENT)
         assert plan(self.PRESENT, [Grant(PULL, (ROLE, OTHER_ROLE))], missing=[OTHER_ROLE]) == Plan(
             self.PRESENT
@@ -268,7 +268,7 @@ class TestAMissingRole:
 
 
 class TestUnlistedPrincipals:
-    """Not even on request are principals removed where nobody, or nothing, would be left."""
+    """Not even on request are principals removed where no principal, or no statement, would be left."""
 
     def test_stay_if_every_role_of_the_grant_is_missing(self) -> None:
         present = document(ALLOW_PULL | {"Principal": {"AWS": MANUALLY_ADDED}}, FOREIGN)

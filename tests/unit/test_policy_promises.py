@@ -191,7 +191,7 @@ def to_be_added(case: Case) -> list[Grantee]:
 
 
 def keeping_their_unlisted(case: Case) -> set[str]:
-    """Return the Sids of which every role is missing, so that nobody loses the grant on request."""
+    """Return the Sids of which every role is missing, so that no principal loses the grant on request."""
     present = grantees_of(case.policy)
     return {
         grant.sid

@@ -69,14 +69,14 @@ def plan(
         grants: the grants, each Sid at most once.
         missing: the roles that are not added, because they do not exist.
         remove_unlisted: our statements hold exactly the grants' roles. A grant of which every role is missing
-            loses nobody.
+            keeps its principals.
     """
     present, listed = grantees_of(current), grantees(grants)
     wanted = [each for each in listed if each not in present and each.principal not in missing]
     unlisted = present.difference(listed) if remove_unlisted else frozenset[Grantee]()
     sids_with_a_role = {each.sid for each in listed if each in present or each.principal not in missing}
     sids_without_any = {grant.sid for grant in grants if grant.roles} - sids_with_a_role
-    # An id of a deleted principal that stays gives access to nobody.
+    # An id of a deleted principal gives no access, so it may stay.
     kept = {sid for sid, name in unlisted if sid in sids_without_any and not is_deleted(name)}
     unlisted = frozenset(each for each in unlisted if each.sid not in sids_without_any)
     if not wanted and not unlisted:

@@ -1,7 +1,7 @@
 """The role check: asks ECR whether roles exist, by a policy with one role in the stack's own repository.
 
-ECR rejects a whole policy for one principal that does not exist, and does not say which principal. In a
-repository of which nobody needs the policy, a policy with one role alone gives the answer for that role.
+ECR rejects a whole policy for one principal that does not exist, and does not say which principal. A policy
+with one role alone, in a repository that is used for nothing else, gives the answer for that role.
 """
 
 import threading
