@@ -400,7 +400,7 @@ class TestSweepMissing:
         assert minute >= 4 * DAY
 
     def test_fires_in_a_new_stack_until_its_first_sweep_has_completed(self, alarms: dict[str, Alarm]) -> None:
-        """Nothing distinguishes a new stack from one without sweeps. The sweep of the deployment clears it."""
+        """Nothing distinguishes a new stack from one without sweeps, until the sweep of its deployment."""
         changes = alarms["SweepMissing"].changes({COMPLETED: at(5)}, DAY, DOCUMENTED)
 
         assert changes == [(0, "ALARM"), (HOUR, "OK")]

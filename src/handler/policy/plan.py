@@ -89,7 +89,7 @@ def plan(
     planned = _edited(current, fitting, removed)
     # ECR takes no policy without statements, and to delete a policy is another permission.
     if not statements(planned):
-        kept |= {each.sid for each in unlisted}
+        kept |= {sid for sid, name in unlisted if not is_deleted(name)}
     if not statements(planned) or not (fitting or unlisted) or len(render(planned)) > MAX_CHARACTERS:
         return Plan(current, not_removed=tuple(sorted(kept)), unfit=unfit, length=excess)
     return Plan(planned, frozenset(fitting), removed, tuple(sorted(kept)), unfit, excess)
