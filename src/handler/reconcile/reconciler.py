@@ -66,7 +66,8 @@ def _inspect(name: str, context: Context) -> Result:
         return Result(name, Outcome.GONE)
     except (RegistryError, DeadlineExceeded, InvalidPolicy) as error:
         return Result(name, Outcome.OUT_OF_SCOPE, error=str(error))
-    ours = frozenset(each for each in present if each.principal in context.settings.roles())
+    roles = context.settings.roles()
+    ours = frozenset(each for each in present if each.principal in roles)
     return Result(name, Outcome.OUT_OF_SCOPE, out_of_scope_grants=ours)
 
 
@@ -108,14 +109,14 @@ class _Reconciliation:
         try:
             self._retry(self._read_plan_write)
         except PolicyRejected:
-            if not (self._plan and self._learn_missing_roles(self._plan)):
+            if not self._learn_missing_roles():
                 raise
             self._retry(self._read_plan_write)
 
     def _plan_only(self) -> None:
         """Plan the desired policy. No rejection shows missing roles, so ask about each that is added."""
         planned = self._retry(self._read_and_plan)
-        if self._learn_missing_roles(planned):
+        if self._learn_missing_roles():
             planned = self._make_plan()
         self._record_change(planned)
         self._policy = planned.policy
@@ -178,7 +179,7 @@ class _Reconciliation:
         planned = self._read_and_plan()
         if planned.unfit and planned.removed:
             # A role without space may be missing: then, its grant must not lose its last principals.
-            self._learn_missing_roles(planned)
+            self._learn_missing_roles()
             planned = self._read_and_plan()
         if planned.policy is self._policy:
             return
@@ -199,11 +200,11 @@ class _Reconciliation:
         self._added |= planned.added
         self._removed |= planned.removed
 
-    def _learn_missing_roles(self, planned: Plan) -> bool:
-        """Ask which of the roles that a plan adds or has no space for are missing; return whether any is."""
-        if self._context.role_check is None:
+    def _learn_missing_roles(self) -> bool:
+        """Ask which roles that the plan adds or has no space for are missing; return whether any is."""
+        if self._context.role_check is None or self._plan is None:
             return False
-        roles = principals(sorted(planned.added.union(planned.unfit)))
+        roles = principals(sorted(self._plan.added.union(self._plan.unfit)))
         missing = self._context.role_check.missing(roles, self._context.deadline)
         self._missing |= missing
         return bool(missing)

@@ -48,10 +48,10 @@ class RoleCheck:
 
     def known_missing(self) -> frozenset[str]:
         """Return the configured roles that do not exist, as far as answers hold. Makes no call."""
-        return self._refused() & self._confirmed
+        return self._refused(self._confirmed)
 
-    def _refused(self) -> frozenset[str]:
-        return frozenset(role for role in self._roles if self._answer(role) is False)
+    def _refused(self, roles: frozenset[str]) -> frozenset[str]:
+        return frozenset(role for role in roles if self._answer(role) is False)
 
     def missing(self, roles: Iterable[str], deadline: Deadline) -> frozenset[str]:
         """Return those of the roles that do not exist. Asks about each without an answer that holds.
@@ -63,7 +63,7 @@ class RoleCheck:
         """
         missing = frozenset(role for role in roles if not self._exists(role, deadline))
         # If all are missing, the repository may be the cause: then ECR rejects a principal that exists too.
-        all_refused = bool(missing) and self._roles <= missing | self._refused()
+        all_refused = bool(missing) and self._roles <= missing | self._refused(self._roles)
         if all_refused and not self._exists(self._account, deadline):
             self._confirmed = frozenset()
             raise RoleCheckFailed(

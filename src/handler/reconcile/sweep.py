@@ -118,7 +118,7 @@ class Sweep:
         except RegistryError:
             yield from interrupted
             raise
-        if self._waiting or self._listing.globs or (self._to_retry and self._made_progress):
+        if self._has_first_tries() or (self._to_retry and self._made_progress):
             yield from interrupted
             failed += (each.repository for each in interrupted)
             self.continuation = self._continuation_request(failed)
@@ -130,6 +130,9 @@ class Sweep:
         for name in (*self._to_retry, *self._to_retry_again):
             yield Result(name, Outcome.FAILED, error=error)
         self.unmatched = self._listing.continuation.unmatched
+
+    def _has_first_tries(self) -> bool:
+        return bool(self._waiting or self._listing.globs)
 
     def _names(self) -> Iterator[str]:
         """Yield the names that were asked for, those that the globs match, and at last those that failed."""
@@ -145,9 +148,9 @@ class Sweep:
             self._waiting.extend(each.name for each in page)
             self._made_progress = True
             yield from self._until_deadline(self._waiting)
-        if not (self._waiting or self._listing.globs):
+        if not self._has_first_tries():
             yield from self._until_deadline(self._to_retry)
-        if not (self._waiting or self._listing.globs or self._to_retry):
+        if not (self._has_first_tries() or self._to_retry):
             yield from self._until_deadline(self._to_retry_again)
 
     def _until_deadline(self, names: deque[str]) -> Iterator[str]:
@@ -161,7 +164,7 @@ class Sweep:
                 f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
             )
         before = self._listing.continuation
-        if self._waiting or self._listing.globs:
+        if self._has_first_tries():
             # Nothing was retried yet.
             names, again = tuple(dict.fromkeys((*before.failed, *failed))), before.failed_again
         else:
