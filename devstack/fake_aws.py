@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
+from devstack import loopback
 from devstack.fake_ecr import ACCOUNT, REGION, EcrError, FakeEcr
+from devstack.loopback import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,16 +87,14 @@ class FakeAws:
     @contextmanager
     def serving(self) -> Iterator[FakeAws]:
         """Serve on a free loopback port until the block ends."""
-        with ThreadingHTTPServer(("127.0.0.1", 0), _request_handler(self)) as server:
-            server.daemon_threads = True
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        with loopback.serving(self._answer) as self.url:
+            yield self
+
+    def _answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        response = self.respond(headers, body)
+        if response is None:
+            return None
+        return Answer(response.status, response.content_type, response.body.encode())
 
     def respond(self, headers: Mapping[str, str], body: bytes) -> Response | None:
         """Answer a request; None to break the connection."""
@@ -232,28 +230,3 @@ def _elements(value: Any, name: str = "") -> str:  # noqa: ANN401 - JSON
     if isinstance(value, list):
         return "".join(f"<member>{_elements(item)}</member>" for item in value)
     return escape(str(value).lower() if isinstance(value, bool) else str(value))
-
-
-def _request_handler(aws: FakeAws) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1  # send each response in one piece
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            response = aws.respond(dict(self.headers.items()), body)
-            if response is None:
-                self.close_connection = True
-                return
-            content = response.body.encode()
-            self.send_response(response.status)
-            self.send_header("Content-Type", response.content_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler

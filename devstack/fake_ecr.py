@@ -12,17 +12,18 @@ from __future__ import annotations
 import json
 import random
 import re
-import socket
 import string
 import threading
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from time import monotonic, sleep, time  # bound here, so a test that patches `time` doesn't affect the fake
 from typing import TYPE_CHECKING, Any
+
+from devstack import loopback
+from devstack.loopback import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -298,16 +299,15 @@ class FakeEcr:
     @contextmanager
     def serving(self) -> Iterator[FakeEcr]:
         """Serve on a free loopback port until the block ends."""
-        with _Server(("127.0.0.1", 0), _request_handler(self)) as server:
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
+        with loopback.serving(self._answer) as self.url:
             try:
                 yield self
             finally:
                 self._closed.set()
-                server.shutdown()
-                thread.join()
+
+    def _answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        response = self.handle_request(headers.get("X-Amz-Target", ""), body)
+        return response and Answer(response[0], "application/x-amz-json-1.1", response[1])
 
     def handle_request(self, target: str, body: bytes) -> tuple[int, bytes] | None:
         """Handle an HTTP request. Return the status and the body, or None to break the connection.
@@ -518,37 +518,3 @@ def _map_principals(policy: Mapping[str, Any], replace: Callable[[str], str]) ->
 
 def _as_list(value: Any) -> Sequence[Any]:  # noqa: ANN401 - JSON
     return value if isinstance(value, list) else [value]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that disconnect."""
-
-
-def _request_handler(ecr: FakeEcr) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1  # send each response in one piece
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            response = ecr.handle_request(self.headers["X-Amz-Target"] or "", body)
-            if response is None:
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            status, content = response
-            self.send_response(status)
-            self.send_header("Content-Type", "application/x-amz-json-1.1")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
