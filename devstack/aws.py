@@ -1,4 +1,4 @@
-"""Starts an embedded AWS on loopback, deploys the stack to it and calls it. Never calls the real AWS."""
+"""Starts an embedded AWS on loopback. Never calls the real AWS."""
 
 from __future__ import annotations
 
@@ -10,26 +10,17 @@ import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO
 
 import boto3
 
 from devstack.host import PROJECT, free_port
+from devstack.target import Aws, Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
-    from mypy_boto3_cloudformation import CloudFormationClient
-    from mypy_boto3_ecr import ECRClient
-    from mypy_boto3_events import EventBridgeClient
-    from mypy_boto3_iam import IAMClient
-    from mypy_boto3_lambda import LambdaClient
-    from mypy_boto3_logs import CloudWatchLogsClient
-    from mypy_boto3_scheduler import EventBridgeSchedulerClient
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sts import STSClient
 
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
@@ -38,148 +29,48 @@ STACK = "ecr-allow-pull"
 # and then sets its policy, as IaC tools do, finishes before the function gets the creation event.
 CLOUDTRAIL_DELAY = 1.0  # seconds
 
-_SAM = PROJECT / ".tools/sam/bin"
 _EMULATOR = PROJECT / ".tools/emulator/bin/python"
 _START_TIMEOUT = 60  # seconds
 
 
 class LocalAwsError(Exception):
-    """The embedded AWS did not start, or a `sam` command failed."""
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Credentials for the embedded AWS. An account id as access key means that account's root user."""
-
-    access_key_id: str
-    secret_access_key: str = "test"  # noqa: S105 - the embedded AWS accepts only this value
-    session_token: str | None = None
+    """The embedded AWS did not start."""
 
 
 REGISTRY_OWNER = Credentials(ACCOUNT)
 
 
-def _once[**P, T](create: Callable[P, T]) -> Callable[P, T]:
-    """Create each client once: that takes longer than most calls."""
-    return cast("Callable[P, T]", cache(create))
-
-
 @dataclass(frozen=True)
-class LocalAws:
-    """A running embedded AWS: its endpoint, and a temporary folder for build output."""
+class LocalAws(Aws):
+    """A running embedded AWS on a loopback port."""
 
-    endpoint: str
-    folder: Path
+    port: int
 
-    def build(self) -> None:
-        """Build the function with `sam build`.
+    @property
+    def endpoint(self) -> str:
+        """The endpoint of every service."""
+        return f"http://127.0.0.1:{self.port}"
 
-        Raises:
-            LocalAwsError: `sam build` failed. The message contains its output.
-        """
-        self.sam("build", "--build-dir", str(self.folder / "build"))
-
-    def deploy(self, parameters: Mapping[str, str], stack: str = STACK) -> dict[str, str]:
-        """Deploy the build output with `sam deploy`, and return the stack's outputs.
-
-        Raises:
-            LocalAwsError: `sam deploy` failed. The message contains its output.
-        """
-        overrides = [f"{name}={value}" for name, value in parameters.items()]
-        template = str(self.folder / "build/template.yaml")
-        self.sam(
-            "deploy", "--template-file", template, "--stack-name", stack, "--no-confirm-changeset",
-            "--config-file", str(PROJECT / "samconfig.toml"), "--parameter-overrides", *overrides,
-        )  # fmt: skip
-        (described,) = self.cloudformation().describe_stacks(StackName=stack)["Stacks"]
-        return {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
-
-    def log(self, stack: str = STACK, *, since: float = 0.0) -> str:
-        """Return the function's log since a Unix time in seconds."""
-        page = self.logs().filter_log_events(logGroupName=f"/aws/lambda/{stack}", startTime=int(since * 1000))
-        return "".join(event["message"].rstrip() + "\n" for event in page["events"])
-
-    def sam(self, *arguments: str) -> str:
-        """Run a `sam` command against this AWS in the project's folder, and return its output.
-
-        Raises:
-            LocalAwsError: the command failed. The message contains its output.
-        """
-        environment = clean_environment() | {
-            "AWS_ACCESS_KEY_ID": ACCOUNT,
-            "AWS_SECRET_ACCESS_KEY": REGISTRY_OWNER.secret_access_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "PATH": f"{_SAM}{os.pathsep}{os.environ['PATH']}",
-            "SAM_CLI_POLL_DELAY": "0.2",  # seconds; 5 by default
-            "SAM_CLI_TELEMETRY": "0",
-        }
-        command = [str(_SAM / "sam"), *arguments]
-        completed = subprocess.run(  # noqa: S603 - the project's SAM CLI with trusted arguments
-            command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        if completed.returncode:
-            raise LocalAwsError(f"sam {' '.join(arguments)} failed:\n{completed.stdout}")
-        return completed.stdout
-
-    @_once
-    def cloudformation(self) -> CloudFormationClient:
-        """Return a CloudFormation client."""
-        return self._session().client("cloudformation", endpoint_url=self.endpoint)
-
-    @_once
-    def ecr(self, credentials: Credentials = REGISTRY_OWNER) -> ECRClient:
-        """Return an ECR client."""
-        return self._session(credentials).client("ecr", endpoint_url=self.endpoint)
-
-    @_once
-    def events(self) -> EventBridgeClient:
-        """Return an EventBridge client. Unlike on AWS, it can put events with an `aws.*` source."""
-        return self._session().client("events", endpoint_url=self.endpoint)
-
-    @_once
-    def iam(self, credentials: Credentials = REGISTRY_OWNER) -> IAMClient:
-        """Return an IAM client."""
-        return self._session(credentials).client("iam", endpoint_url=self.endpoint)
-
-    @_once
-    def lambda_(self) -> LambdaClient:
-        """Return a Lambda client."""
-        return self._session().client("lambda", endpoint_url=self.endpoint)
-
-    @_once
-    def logs(self) -> CloudWatchLogsClient:
-        """Return a CloudWatch Logs client."""
-        return self._session().client("logs", endpoint_url=self.endpoint)
-
-    @_once
-    def scheduler(self) -> EventBridgeSchedulerClient:
-        """Return an EventBridge Scheduler client."""
-        return self._session().client("scheduler", endpoint_url=self.endpoint)
-
-    @_once
-    def sqs(self) -> SQSClient:
-        """Return an SQS client."""
-        return self._session().client("sqs", endpoint_url=self.endpoint)
-
-    @_once
-    def sts(self, credentials: Credentials) -> STSClient:
-        """Return an STS client."""
-        return self._session(credentials).client("sts", endpoint_url=self.endpoint)
-
-    def client(self, service: str) -> Any:  # noqa: ANN401 - the types of these clients are not installed
-        """Return a client of another service."""
-        session: Any = self._session()
-        return session.client(service, endpoint_url=self.endpoint)
-
-    def _session(self, credentials: Credentials = REGISTRY_OWNER) -> boto3.Session:
+    def session(self, credentials: Credentials | None = None) -> boto3.Session:
+        """Return a session of the registry's owner, or of other credentials."""
+        who = credentials or REGISTRY_OWNER
         return boto3.Session(
-            credentials.access_key_id,
-            credentials.secret_access_key,
-            credentials.session_token,
-            region_name=REGION,
+            who.access_key_id, who.secret_access_key, who.session_token, region_name=self.region
         )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment for commands that call this AWS as the registry's owner."""
+        return clean_environment() | {
+            "AWS_ACCESS_KEY_ID": REGISTRY_OWNER.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": REGISTRY_OWNER.secret_access_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint,
+        }
+
+
+def at_port(port: int, folder: Path) -> LocalAws:
+    """Return the embedded AWS that listens on a loopback port."""
+    return LocalAws(ACCOUNT, REGION, STACK, folder, port)
 
 
 @contextmanager
@@ -211,7 +102,7 @@ def local_aws(
             "TMPDIR": name,
         }
         with (folder / "emulator.log").open("w+") as log, _emulator(environment, log) as process:
-            aws = LocalAws(f"http://127.0.0.1:{port}", folder)
+            aws = at_port(port, folder)
             _wait_until_ready(aws, process, log)
             yield aws
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from devstack.aws import ACCOUNT, Credentials, LocalAws
+from devstack.aws import ACCOUNT
+from devstack.target import Aws, Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +25,11 @@ ROLE_ARN = f"arn:aws:iam::{DATA_PLANE_ACCOUNT}:role/{ROLE_NAME}"
 OPERATOR_PROXY_ROLE_NAME = "unionai-acme-operator-proxy"
 OPERATOR_PROXY_ROLE_ARN = f"arn:aws:iam::{DATA_PLANE_ACCOUNT}:role/{OPERATOR_PROXY_ROLE_NAME}"
 
-_OWNER = Credentials(DATA_PLANE_ACCOUNT)
+OWNER = Credentials(DATA_PLANE_ACCOUNT)
 _POLICY_NAME = "Pull"
 TAG = "v1"
-_LAYERS = [b"a configuration", b"a layer"]
+_CONFIGURATION = b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}'
+_LAYERS = [_CONFIGURATION, gzip.compress(b"a layer", mtime=0)]
 _PULL_ACTIONS = [
     "ecr:GetAuthorizationToken",
     "ecr:GetDownloadUrlForLayer",
@@ -42,44 +45,55 @@ class Roles(NamedTuple):
     operator_proxy: ECRClient
 
 
-def create_role(aws: LocalAws) -> ECRClient:
+def create_role(aws: Aws) -> ECRClient:
     """Create the worker role with an identity policy, and return an ECR client of that role."""
     return _create_role(aws, ROLE_NAME, _PULL_ACTIONS)
 
 
-def create_operator_proxy_role(aws: LocalAws) -> ECRClient:
+def create_operator_proxy_role(aws: Aws) -> ECRClient:
     """Create the role of the operator-proxy, and return an ECR client of that role."""
     return _create_role(aws, OPERATOR_PROXY_ROLE_NAME, ["ecr:DescribeImages"])
 
 
-def create_roles(aws: LocalAws) -> Roles:
+def create_roles(aws: Aws) -> Roles:
     """Create both roles."""
     return Roles(create_role(aws), create_operator_proxy_role(aws))
 
 
-def create_role_alone(aws: LocalAws, name: str) -> str:
-    """Create a role without an identity policy, and return its ARN."""
-    trust = {"Effect": "Allow", "Principal": {"AWS": DATA_PLANE_ACCOUNT}, "Action": "sts:AssumeRole"}
-    created = aws.iam(_OWNER).create_role(RoleName=name, AssumeRolePolicyDocument=_document(trust))
+def create_role_alone(
+    aws: Aws, name: str, owner: Credentials | None = OWNER, account: str = DATA_PLANE_ACCOUNT
+) -> str:
+    """Create a role without an identity policy in an owner's account, and return its ARN."""
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:{aws.partition}:iam::{account}:root"},
+        "Action": "sts:AssumeRole",
+    }
+    created = aws.iam(owner).create_role(RoleName=name, AssumeRolePolicyDocument=_document(trust))
     return created["Role"]["Arn"]
 
 
-def delete_role_alone(aws: LocalAws, name: str) -> None:
+def delete_role_alone(aws: Aws, name: str, owner: Credentials | None = OWNER) -> None:
     """Delete a role that has no identity policy."""
-    aws.iam(_OWNER).delete_role(RoleName=name)
+    aws.iam(owner).delete_role(RoleName=name)
 
 
-def _create_role(aws: LocalAws, name: str, actions: list[str]) -> ECRClient:
-    arn = create_role_alone(aws, name)
-    _put_identity_policy(aws, name, actions)
-    session = aws.sts(_OWNER).assume_role(RoleArn=arn, RoleSessionName="node")["Credentials"]
+def assume(aws: Aws, arn: str, owner: Credentials | None = OWNER) -> ECRClient:
+    """Return an ECR client of a role."""
+    session = aws.sts(owner).assume_role(RoleArn=arn, RoleSessionName="node")["Credentials"]
     return aws.ecr(Credentials(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"]))
 
 
+def _create_role(aws: Aws, name: str, actions: list[str]) -> ECRClient:
+    arn = create_role_alone(aws, name)
+    _put_identity_policy(aws, name, actions)
+    return assume(aws, arn)
+
+
 @contextmanager
-def without_identity_policy(aws: LocalAws) -> Iterator[None]:
+def without_identity_policy(aws: Aws) -> Iterator[None]:
     """Delete the worker role's identity policy until the block ends."""
-    aws.iam(_OWNER).delete_role_policy(RoleName=ROLE_NAME, PolicyName=_POLICY_NAME)
+    aws.iam(OWNER).delete_role_policy(RoleName=ROLE_NAME, PolicyName=_POLICY_NAME)
     try:
         yield
     finally:
@@ -88,6 +102,18 @@ def without_identity_policy(aws: LocalAws) -> Iterator[None]:
 
 def push(registry: ECRClient, repository: str) -> None:
     """Push an image to a repository as the registry's owner."""
+    for layer in _LAYERS:
+        upload = registry.initiate_layer_upload(repositoryName=repository)["uploadId"]
+        registry.upload_layer_part(
+            repositoryName=repository,
+            uploadId=upload,
+            partFirstByte=0,
+            partLastByte=len(layer) - 1,
+            layerPartBlob=layer,
+        )
+        registry.complete_layer_upload(
+            repositoryName=repository, uploadId=upload, layerDigests=[_digest(layer)]
+        )
     registry.put_image(repositoryName=repository, imageManifest=manifest(), imageTag=TAG)
 
 
@@ -113,9 +139,9 @@ def manifest() -> str:
     return json.dumps(document)
 
 
-def pull_error(worker: ECRClient, repository: str) -> str | None:
+def pull_error(worker: ECRClient, repository: str, registry: str = ACCOUNT) -> str | None:
     """Make the ECR calls of a pull. Return the access-denied message, or None if the pull is allowed."""
-    target = {"registryId": ACCOUNT, "repositoryName": repository}
+    target = {"registryId": registry, "repositoryName": repository}
     digests = [_digest(content) for content in _LAYERS]
     return _access_error(
         partial(worker.batch_get_image, **target, imageIds=[{"imageTag": TAG}]),
@@ -142,9 +168,9 @@ def _access_error(*calls: Callable[[], object]) -> str | None:
     return None
 
 
-def _put_identity_policy(aws: LocalAws, role: str, actions: list[str]) -> None:
+def _put_identity_policy(aws: Aws, role: str, actions: list[str]) -> None:
     statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
-    aws.iam(_OWNER).put_role_policy(
+    aws.iam(OWNER).put_role_policy(
         RoleName=role, PolicyName=_POLICY_NAME, PolicyDocument=_document(statement)
     )
 

@@ -21,13 +21,14 @@ from rich.text import Text
 from devstack import data_plane
 from devstack.aws import ACCOUNT, CLOUDTRAIL_DELAY, LocalAwsError, local_aws
 from devstack.picture import WIDTH, save_svg
+from devstack.target import SamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_ecr import ECRClient
 
-    from devstack.aws import LocalAws
+    from devstack.target import Aws
 
 TIMEOUT = 60  # seconds
 FOREIGN_STATEMENT: dict[str, object] = {
@@ -53,7 +54,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("\nStopped. All processes have exited.")
         return 128 + signal.SIGINT
-    except (DemoFailed, LocalAwsError) as error:
+    except (DemoFailed, LocalAwsError, SamError) as error:
         console.print("\n[bold red]✗[/]", Text(str(error)))
         return 1
     return 0
@@ -64,7 +65,8 @@ def run() -> None:
 
     Raises:
         DemoFailed: a pull was allowed too early or never, or a foreign statement was lost.
-        LocalAwsError: the embedded AWS did not start, or the deployment failed.
+        LocalAwsError: the embedded AWS did not start.
+        SamError: the deployment failed.
     """
     console.print(
         "\n[bold]New ECR repositories become pullable from another account automatically[/]\n"
@@ -97,7 +99,7 @@ def run() -> None:
 
 
 def show(
-    aws: LocalAws, roles: data_plane.Roles, repository: str, title: str, *statements: dict[str, object]
+    aws: Aws, roles: data_plane.Roles, repository: str, title: str, *statements: dict[str, object]
 ) -> None:
     """Create a repository, and show its policy and pulls before and after the grant.
 

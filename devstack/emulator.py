@@ -15,6 +15,8 @@ Runs in its own virtual environment. The patches:
 - DescribeRepositories without names is authorized on `repository/*`, not on `*`.
 - A registry has a policy that can be set and read, and repository creation templates, by which repositories
   that ECR creates get their policy.
+- The metrics in the log lines of functions (EMF) reach CloudWatch, and its alarms.
+- ECR takes its time to read the policy of a repository with `/slow/` in its name for a role.
 - With STACK_EVENTS=true, CloudFormation sends an event to EventBridge when a stack is deployed.
 """
 
@@ -26,6 +28,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -35,7 +38,7 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.core.iam_evaluator import request_caller_arn
 from ministack.core.responses import get_account_id, get_region, request_scope
-from ministack.services import ecr, eventbridge, iam, lambda_svc, sts
+from ministack.services import cloudwatch, ecr, eventbridge, iam, lambda_svc, sts
 from ministack.services.cloudformation import changesets, engine, handlers, provisioners, stacks
 
 type Headers = Mapping[str, str]
@@ -44,6 +47,7 @@ type Response = tuple[int, dict[str, str], bytes]
 
 _READ_PREFIXES = ("BatchCheck", "BatchGet", "Describe", "Get", "List")
 _OK = 200
+_SLOW = 1.2  # seconds
 _ROLE_OR_USER = re.compile(r"arn:aws:iam::(?P<account>\d{12}):(?P<kind>role|user)/(?:.*/)?(?P<name>[^/]+)")
 _PULL_THROUGH_PREFIX = "docker-hub/"
 REGISTRY_POLICY_OPERATIONS = ("GetRegistryPolicy", "PutRegistryPolicy", "DeleteRegistryPolicy")
@@ -57,6 +61,7 @@ _original_put_events = eventbridge._put_events
 _original_add_event = stacks._add_event
 _original_condition_key = iam_evaluator._resolve_condition_key
 _original_execution_credentials = lambda_runtime.execution_credentials
+_original_emit_logs = lambda_svc._emit_lambda_logs
 _original_principal_keys = iam_evaluator._principal_keys
 _original_alarm_record = provisioners._cw_metric_alarm_record
 _original_evaluate_conditions = engine._evaluate_conditions
@@ -70,6 +75,12 @@ async def serve_ecr(method: str, path: str, headers: Headers, body: bytes, query
     if operation in REGISTRY_POLICY_OPERATIONS:
         return serve_registry_policy(operation, request)
     with request_scope(request.get("registryId", get_account_id()), get_region()):
+        if (
+            operation == "GetRepositoryPolicy"
+            and "/slow/" in request["repositoryName"]
+            and ":assumed-role/" in caller
+        ):
+            await asyncio.sleep(_SLOW)
         if operation == "SetRepositoryPolicy" and not all(map(exists, principals(request["policyText"]))):
             status, response_headers, response = principal_not_found()
         else:
@@ -310,6 +321,37 @@ def principal_keys(credential: iam_evaluator.ResolvedCredential) -> dict[str, ob
     return keys | ({"lambda:sourcefunctionarn": source} if source else {})
 
 
+def emit_logs(func: Mapping[str, Any], request: str, text: str, *others: object, **options: object) -> None:
+    """Write a function's log, and store the metrics in it, as the specification of EMF says."""
+    _original_emit_logs(func, request, text, *others, **options)
+    for line in text.splitlines():
+        if '"CloudWatchMetrics"' in line:
+            metrics = json.loads(line)
+            for definition in metrics["_aws"]["CloudWatchMetrics"]:
+                store_metrics(definition, metrics)
+    cloudwatch._evaluate_all_alarms()
+
+
+def store_metrics(definition: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Store the values of the metrics of one definition."""
+    (dimensions,) = definition["Dimensions"]
+    named = {name: values[name] for name in dimensions}
+    for metric in definition["Metrics"]:
+        found = values[metric["Name"]]
+        for value in found if isinstance(found, list) else [found]:
+            cloudwatch._store_datum(
+                definition["Namespace"],
+                metric["Name"],
+                named,
+                time.time(),
+                metric["Unit"],
+                value,
+                None,
+                None,
+                None,
+            )
+
+
 def exit_with_parent() -> None:
     """Exit when the parent process exits, which closes this process's standard input.
 
@@ -330,6 +372,7 @@ if __name__ == "__main__":
     iam_evaluator._resolve_condition_key = condition_key
     iam_evaluator._principal_keys = principal_keys
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = execution_credentials
+    lambda_svc._emit_lambda_logs = emit_logs
     if os.environ.get("STACK_EVENTS") == "true":
         stacks._add_event = add_stack_event
     provisioners._RESOURCE_HANDLERS["AWS::Logs::QueryDefinition"] = {

@@ -24,6 +24,7 @@ from devstack.activity import Activity
 from devstack.aws import ACCOUNT, LocalAwsError, local_aws
 from devstack.docker_bridge import reachable_from_containers
 from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, SECOND_ROLE_NAME, prepare, steps
+from devstack.target import SamError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -52,7 +53,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("\nStopped. All processes have exited.")
         return 0
-    except (PlaygroundError, LocalAwsError) as error:
+    except (PlaygroundError, LocalAwsError, SamError) as error:
         console.print("\n[bold red]✗[/]", Text(str(error)))
         return 1
     return 0
@@ -63,7 +64,8 @@ def run(port: int) -> None:
 
     Raises:
         PlaygroundError: the port is in use, or the embedded AWS stopped.
-        LocalAwsError: the embedded AWS did not start, or the deployment failed.
+        LocalAwsError: the embedded AWS did not start.
+        SamError: the deployment failed.
         KeyboardInterrupt: the user stopped the playground.
     """
     check_port(port)

@@ -1,4 +1,4 @@
-"""Deploys the stack once to an embedded AWS, for all end-to-end tests."""
+"""Deploys the stack once to the embedded AWS, or to AWS, for all end-to-end tests."""
 
 import json
 import time
@@ -6,17 +6,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from devstack import data_plane
-from devstack.aws import ACCOUNT, STACK, LocalAws, local_aws
+from devstack.aws import ACCOUNT
+from devstack.fake_ecr import normalized
+from devstack.target import Aws
+from tests.e2e.targets import PREFIX, TRAIL, Target, target
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
-TIMEOUT = 30  # seconds
+PULL_ACTIONS = ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"]
+PROMISES = {
+    "test_stack",
+    "test_triggers",
+    "test_operations",
+    "test_failures",
+    "test_alarms",
+    "test_facts",
+    "test_removal",
+}
 SAVED_ACCOUNT = "012345678912"  # of the saved events
 FOREIGN = {
     "Sid": "CiMayPush",
@@ -24,24 +37,80 @@ FOREIGN = {
     "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"},
     "Action": "ecr:PutImage",
 }
-ALLOW_PULL = {
-    "Sid": "AllowPull",
-    "Effect": "Allow",
-    "Principal": {"AWS": data_plane.ROLE_ARN},
-    "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
-}
+
+
+def allow_pull(*roles: str) -> dict[str, Any]:
+    """Return the statement AllowPull for roles."""
+    principals = roles[0] if len(roles) == 1 else list(roles)
+    return {"Sid": "AllowPull", "Effect": "Allow", "Principal": {"AWS": principals}, "Action": PULL_ACTIONS}
+
+
+ALLOW_PULL = allow_pull(data_plane.ROLE_ARN)
+
+
+def equal_form(*statements: object) -> list[object]:
+    """Return statements in one form of several equal ones: ECR changes the order of principals."""
+    found: list[object] = normalized({"Statement": list(statements)})["Statement"]
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """On AWS, only the promises run."""
+    return (
+        PREFIX is not None
+        and collection_path.stem.startswith("test_")
+        and collection_path.stem not in PROMISES
+    ) or None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that its target can't run, for the reason in its marker."""
+    if marker := item.get_closest_marker("aws_only" if PREFIX is None else "embedded"):
+        pytest.skip(marker.args[0])
+    if PREFIX is not None and item.get_closest_marker("trail") and not TRAIL:
+        pytest.skip("no CloudTrail trail logs write management events in this region")
 
 
 @dataclass
 class Stack:
     """The deployed stack, its outputs, and ECR clients of the registry's owner and of a worker node."""
 
-    aws: LocalAws
+    target: Target
     outputs: dict[str, str]
+    role: str
     registry: "ECRClient"
     worker: "ECRClient"
+    _settled: float = 0.0  # the time when the last change takes effect
+
+    @property
+    def aws(self) -> Aws:
+        return self.target.aws
+
+    @property
+    def allow_pull(self) -> Any:  # noqa: ANN401 - JSON
+        (statement,) = equal_form(allow_pull(self.role))
+        return statement
+
+    @property
+    def foreign(self) -> dict[str, Any]:
+        owner = f"arn:{self.aws.partition}:iam::{self.aws.account}:root"
+        return FOREIGN | {"Principal": {"AWS": owner}}
+
+    def named(self, repository: str) -> str:
+        """Return the name of a repository in the scope of the stack."""
+        return f"{self.target.prefix}{repository}"
+
+    def settle(self) -> None:
+        """Wait until all changes have taken effect."""
+        time.sleep(max(0.0, self._settled - time.monotonic()))
+
+    def changed(self) -> None:
+        """Remember that a rule, a role or the function has changed."""
+        self._settled = time.monotonic() + self.target.settling
 
     def create_repository(self, repository: str, *statements: object) -> None:
+        self.settle()
         self.registry.create_repository(repositoryName=repository)
         if statements:
             self.set_policy(repository, *statements)
@@ -51,57 +120,74 @@ class Stack:
         self.registry.set_repository_policy(repositoryName=repository, policyText=text)
 
     def statements(self, repository: str) -> list[object]:
+        """Return the statements of a policy, in one form of several equal ones."""
         try:
             text = self.registry.get_repository_policy(repositoryName=repository)["policyText"]
         except self.registry.exceptions.RepositoryPolicyNotFoundException:
             return []
-        statements: list[object] = json.loads(text)["Statement"]
-        return statements
+        return equal_form(*json.loads(text)["Statement"])
 
     def wait_for_statements(self, repository: str, *statements: object) -> None:
-        self.wait_until(lambda: self.statements(repository) == list(statements))
+        self.wait_until(lambda: self.statements(repository) == equal_form(*statements))
 
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT
+    def wait_until(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+        deadline = time.monotonic() + (timeout or self.target.timeout)
         while not condition():
             assert time.monotonic() < deadline, self.aws.log()
-            time.sleep(0.1)
+            time.sleep(0.1 if self.aws.endpoint else 2)
 
     @contextmanager
-    def many_repositories(self, prefix: str) -> Iterator[list[str]]:
-        """Create more repositories than a sweep reconciles in two seconds, and delete them at the end."""
-        names = [f"{prefix}/app-{number:04}" for number in range(800)]
-        for name in names:
-            self.create_repository(name)
+    def only_rules(self, *enabled: str) -> Iterator[None]:
+        """Disable all other rules until the block ends."""
+        events = self.aws.events()
+        others = [name for logical, name in self.rules.items() if logical not in enabled]
+        for name in others:
+            events.disable_rule(Name=name)
+        self.changed()
         try:
-            yield names
+            yield
         finally:
-            for name in names:
-                self.registry.delete_repository(repositoryName=name, force=True)
+            for name in others:
+                events.enable_rule(Name=name)
+            self.changed()
 
     @contextmanager
-    def timeout(self, seconds: int) -> Iterator[None]:
-        """Change the function's timeout until the block ends."""
-        with self._configuration(Timeout=seconds):
-            yield
+    def long_sweep(self, name: str) -> Iterator[list[str]]:
+        """Create more repositories than a sweep reconciles before its timeout, and delete them at the end.
+
+        The embedded AWS answers slowly for such repositories. On AWS, the function is slow.
+        """
+        names = [self.named(f"{name}/slow/app-{number:03}") for number in range(200)]
+        for each in names:
+            self.create_repository(each)
+        try:
+            with self.configuration(**self.target.long_sweep):
+                yield names
+        finally:
+            for each in names:
+                self.registry.delete_repository(repositoryName=each, force=True)
 
     @contextmanager
     def environment(self, **variables: str) -> Iterator[None]:
         """Change variables of the function's environment until the block ends."""
         before = self._read_configuration()["Environment"]["Variables"]
-        with self._configuration(Environment={"Variables": before | variables}):
+        with self.configuration(Environment={"Variables": before | variables}):
             yield
 
     @contextmanager
-    def _configuration(self, **changes: Any) -> Iterator[None]:  # noqa: ANN401 - as in the API
-        functions, name, before = self.aws.lambda_(), self.outputs["FunctionName"], self._read_configuration()
-        functions.update_function_configuration(FunctionName=name, **changes)
+    def configuration(self, **changes: Any) -> Iterator[None]:  # noqa: ANN401 - as in the API
+        """Change the function's configuration until the block ends."""
+        before = self._read_configuration()
+        self._configure(changes)
         try:
             yield
         finally:
-            functions.update_function_configuration(
-                FunctionName=name, **{key: before[key] for key in changes}
-            )
+            self._configure({key: before[key] for key in changes})
+
+    def _configure(self, changes: dict[str, Any]) -> None:
+        functions, name = self.aws.lambda_(), self.outputs["FunctionName"]
+        functions.update_function_configuration(FunctionName=name, **changes)
+        functions.get_waiter("function_updated_v2").wait(FunctionName=name)
 
     def _read_configuration(self) -> dict[str, Any]:
         name = self.outputs["FunctionName"]
@@ -111,7 +197,7 @@ class Stack:
         """Create a repository, and wait for its grant. All events of the calls before came earlier."""
         since = time.time()
         self.create_repository(repository)
-        self.wait_for_statements(repository, ALLOW_PULL)
+        self.wait_for_statements(repository, self.allow_pull)
         self.wait_until(lambda: self._has_report_on(repository, since))
 
     def _has_report_on(self, repository: str, since: float) -> bool:
@@ -122,6 +208,7 @@ class Stack:
         )
 
     def invoke(self, event: object) -> Any:  # noqa: ANN401 - JSON
+        self.settle()
         response = self.aws.lambda_().invoke(
             FunctionName=self.outputs["FunctionName"], Payload=json.dumps(event)
         )
@@ -138,7 +225,9 @@ class Stack:
     @cached_property
     def rules(self) -> dict[str, str]:
         """The names of the stack's rules by logical id."""
-        resources = self.aws.cloudformation().describe_stack_resources(StackName=STACK)["StackResources"]
+        resources = self.aws.cloudformation().describe_stack_resources(StackName=self.aws.stack)[
+            "StackResources"
+        ]
         return {
             resource["LogicalResourceId"]: resource["PhysicalResourceId"]
             for resource in resources
@@ -153,22 +242,18 @@ class Stack:
             logical: events.describe_rule(Name=name)["EventPattern"] for logical, name in self.rules.items()
         }
 
-    @contextmanager
-    def only_rules(self, *enabled: str) -> Iterator[None]:
-        """Disable all other rules until the block ends."""
-        events = self.aws.events()
-        others = [name for logical, name in self.rules.items() if logical not in enabled]
-        for name in others:
-            events.disable_rule(Name=name)
-        try:
-            yield
-        finally:
-            for name in others:
-                events.enable_rule(Name=name)
+    def matching_rules(self, event: dict[str, Any]) -> list[str]:
+        """Return the logical ids of the stack's rules that match an event."""
+        events, text = self.aws.events(), json.dumps(event)
+        return [
+            logical
+            for logical, pattern in self.event_patterns.items()
+            if events.test_event_pattern(EventPattern=pattern, Event=text)["Result"]
+        ]
 
     def publish_event(self, event: dict[str, Any]) -> None:
         """Publish an event as AWS does. A saved event becomes one of this account."""
-        event = json.loads(json.dumps(event).replace(SAVED_ACCOUNT, ACCOUNT))
+        event = json.loads(json.dumps(event).replace(SAVED_ACCOUNT, self.aws.account))
         entry = {
             "Source": event["source"],
             "DetailType": event["detail-type"],
@@ -180,8 +265,9 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    with local_aws() as aws:
-        aws.build()
-        outputs = aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN})
-        yield Stack(aws, outputs, aws.ecr(), data_plane.create_role(aws))
+def stack(worker_id: str) -> Iterator[Stack]:
+    with target(worker_id) as where:
+        role, worker = where.worker()
+        where.aws.build()
+        outputs = where.aws.deploy({"WorkerRoleArns": role, "Repositories": f"{where.prefix}*"})
+        yield Stack(where, outputs, role, where.aws.ecr(), worker)

@@ -21,8 +21,9 @@ from cli.diagnose.command import gather
 from cli.diagnose.diagnosis import diagnose
 from cli.permissions import PLAN
 from devstack import data_plane
-from devstack.aws import ACCOUNT, REGION, Credentials, clean_environment
+from devstack.aws import ACCOUNT, REGION, clean_environment
 from devstack.host import PROJECT
+from devstack.target import Credentials
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN, Stack
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def run(
     return subprocess.run(  # noqa: S603 - the program
         [PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False,
         env=clean_environment() | {
-            "AWS_ENDPOINT_URL": stack.aws.endpoint,
+            "AWS_ENDPOINT_URL": str(stack.aws.endpoint),
             "AWS_ACCESS_KEY_ID": credentials.access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
         } | environment,
@@ -252,7 +253,7 @@ def both_sides(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_CONFIG_FILE", str(configuration))
-        environment.setenv("AWS_ENDPOINT_URL", stack.aws.endpoint)
+        environment.setenv("AWS_ENDPOINT_URL", str(stack.aws.endpoint))
         # To create a client takes longer than all calls of a diagnosis.
         environment.setattr(command, "Aws", cache(Aws))
         for client in ("ecr", "iam"):

@@ -19,9 +19,10 @@ import pytest
 
 from devstack import data_plane, playground
 from devstack.activity import Activity, event_line, log_line
-from devstack.aws import Credentials, LocalAws, clean_environment
+from devstack.aws import LocalAws, at_port, clean_environment
 from devstack.host import PROJECT, free_port
 from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, SAM_LOCAL_ACCOUNT, steps
+from devstack.target import Credentials
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN
 
 TIMEOUT = 90  # seconds
@@ -86,7 +87,7 @@ class Playground:
 
     @property
     def aws(self) -> LocalAws:
-        return LocalAws(f"http://127.0.0.1:{self.port}", self.folder)
+        return at_port(self.port, self.folder)
 
     @property
     def output(self) -> str:
@@ -399,7 +400,7 @@ def policy(registry: Any, name: str) -> list[Any]:  # noqa: ANN401 - a client
 
 
 def test_without_docker_no_command_needs_docker() -> None:
-    aws = LocalAws(f"http://127.0.0.1:{DEFAULT_PORT}", Path("/tmp/none"))  # noqa: S108 - only a name
+    aws = at_port(DEFAULT_PORT, Path("/tmp/none"))  # noqa: S108 - only a name
 
     assert not any(
         "sam local" in command for step in steps(aws, docker=False, sweep="") for command in step.commands
