@@ -137,7 +137,7 @@ def _stack_names(aws: Aws, prefix: str) -> list[str]:
 
 
 def _finder(service: str, operation: str, query: str, **parameters: str) -> Find:
-    """Return a function that finds the resources whose name, the end of an ARN or a URL, starts with the prefix.
+    """Return a function that finds resources by the start of their name, also at the end of an ARN or a URL.
 
     A parameter narrows the listing on the side of AWS; `{}` in it is the prefix.
     """
@@ -179,7 +179,7 @@ def _delete_bucket(aws: Aws, name: str) -> None:
 
 
 # Rules before functions: nothing is invoked any more. Log groups after the functions that write to them.
-KINDS = (
+KINDS: tuple[Kind, ...] = (
     Kind("EventBridge rules", _finder("events", "list_rules", "Rules[].Name", NamePrefix="{}"), _delete_rule),
     Kind(
         "schedules",

@@ -61,7 +61,7 @@ STEPS = (
     Step(
         "process the template",
         "*",
-        "cloudformation:GetTemplateSummary cloudformation:ListStacks",
+        "cloudformation:GetTemplateSummary cloudformation:ListStacks cloudformation:DescribeStacks",
     ),
     Step(
         "process the template",

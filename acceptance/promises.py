@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 from devstack.host import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _TESTS = "tests/e2e"
@@ -71,14 +71,21 @@ class Results:
 
 def command(junit: Path) -> list[str]:
     """Return the command that runs the promises."""
-    options = ["-n", "4", "--dist", "loadfile", "--junitxml", str(junit), "-o", "junit_family=xunit2"]
+    # Only the format xunit1 keeps the properties of a test.
+    options = ["-n", "4", "--dist", "loadfile", "--junitxml", str(junit), "-o", "junit_family=xunit1"]
     return [sys.executable, "-m", "pytest", *options, _TESTS]
 
 
-def run(prefix: str, region: str, junit: Path, environment: Mapping[str, str]) -> int:
-    """Run the promises with the user's AWS settings, and return pytest's exit code.
+def run(arguments: Sequence[str], prefix: str, region: str, environment: Mapping[str, str]) -> int:
+    """Run the promises, and return pytest's exit code.
 
     When this is interrupted, no test and no `sam` runs any more at the end.
+
+    Args:
+        arguments: the command.
+        prefix: the prefix of the run, which selects AWS as the target of the tests.
+        region: the region.
+        environment: the user's environment, with the AWS settings.
     """
     variables = {
         **environment,
@@ -89,7 +96,7 @@ def run(prefix: str, region: str, junit: Path, environment: Mapping[str, str]) -
         "SAM_CLI_TELEMETRY": "0",
     }
     # In its own process group: the signal of a terminal reaches this process alone, which then decides.
-    with subprocess.Popen(command(junit), cwd=PROJECT, env=variables, start_new_session=True) as process:  # noqa: S603 - trusted
+    with subprocess.Popen(arguments, cwd=PROJECT, env=variables, start_new_session=True) as process:  # noqa: S603 - trusted
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -60,7 +60,7 @@ def run(*, yes: bool, large_registry: bool, skip_permission_check: bool) -> int:
         junit = Path(folder) / "junit.xml"
         try:
             _create_bucket(aws, prefix)
-            code = promises.run(prefix, aws.region, junit, os.environ)
+            code = promises.run(promises.command(junit), prefix, aws.region, os.environ)
         except KeyboardInterrupt:
             interrupted = True
             print_warning("Stopped. Everything that was created is deleted now: wait until this ends.")
@@ -77,7 +77,7 @@ def run(*, yes: bool, large_registry: bool, skip_permission_check: bool) -> int:
     print_line(
         out,
         f"{counts['passed']} promises kept, {counts['failed']} not kept, {counts['skipped']} skipped, in "
-        f"{round(seconds / 60)} minutes. Report, without account ids and names: {MARKDOWN} and {JSON}",
+        f"{round(seconds)} seconds. Report, without account ids and names: {MARKDOWN} and {JSON}",
         indent=0,
     )
     if interrupted:

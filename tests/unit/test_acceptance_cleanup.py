@@ -1,0 +1,160 @@
+"""The cleanup of an acceptance run deletes what has the run's prefix, and nothing else."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from acceptance.app import main
+from acceptance.aws import connect
+from acceptance.run import clean_up
+
+PREFIX = "ecr-allow-pull-acceptance-0a1b2c3d"
+OTHERS = ("ecr-allow-pull-acceptance-ffffffff", "ecr-allow-pull", "team")
+TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
+POLICY = json.dumps(
+    {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+)
+TEMPLATE = json.dumps({"Resources": {"Repository": {"Type": "AWS::ECR::Repository"}}})
+
+
+def client(service: Any) -> Any:  # noqa: ANN401 - the types of some clients are not installed
+    return boto3.client(service, region_name="us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with mock_aws():
+        for prefix in (PREFIX, *OTHERS):
+            create_all(prefix)
+        yield
+
+
+def create_all(prefix: str) -> None:
+    client("cloudformation").create_stack(StackName=f"{prefix}-main", TemplateBody=TEMPLATE)
+    client("ecr").create_repository(repositoryName=f"{prefix}/app")
+    client("events").put_rule(Name=f"{prefix}-rule", EventPattern='{"source": ["aws.ecr"]}')
+    queue = client("sqs").create_queue(QueueName=f"{prefix}-queue")["QueueUrl"]
+    arn = client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
+    client("events").put_targets(Rule=f"{prefix}-rule", Targets=[{"Id": "q", "Arn": arn["QueueArn"]}])
+    client("sns").create_topic(Name=f"{prefix}-topic")
+    role = client("iam").create_role(RoleName=f"{prefix}-role", AssumeRolePolicyDocument=TRUST)["Role"]
+    client("iam").put_role_policy(RoleName=f"{prefix}-role", PolicyName="inline", PolicyDocument=POLICY)
+    policy = client("iam").create_policy(PolicyName=f"{prefix}-policy", PolicyDocument=POLICY)["Policy"]
+    client("iam").attach_role_policy(RoleName=f"{prefix}-role", PolicyArn=policy["Arn"])
+    client("scheduler").create_schedule(
+        Name=f"{prefix}-schedule",
+        ScheduleExpression="rate(1 day)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": arn["QueueArn"], "RoleArn": role["Arn"]},
+    )
+    client("logs").create_log_group(logGroupName=f"/aws/lambda/{prefix}-main")
+    client("s3").create_bucket(Bucket=prefix)
+    client("s3").put_bucket_versioning(Bucket=prefix, VersioningConfiguration={"Status": "Enabled"})
+    client("s3").put_object(Bucket=prefix, Key="package", Body=b"")
+    client("s3").delete_object(Bucket=prefix, Key="package")
+
+
+def names() -> dict[str, list[str]]:
+    """Return the resources of each kind."""
+    return {
+        "stacks": [each["StackName"] for each in client("cloudformation").describe_stacks()["Stacks"]],
+        "repositories": [
+            each["repositoryName"] for each in client("ecr").describe_repositories()["repositories"]
+        ],
+        "rules": [each["Name"] for each in client("events").list_rules()["Rules"]],
+        "queues": client("sqs").list_queues().get("QueueUrls", []),
+        "topics": [each["TopicArn"] for each in client("sns").list_topics()["Topics"]],
+        "roles": [each["RoleName"] for each in client("iam").list_roles()["Roles"]],
+        "schedules": [each["Name"] for each in client("scheduler").list_schedules()["Schedules"]],
+        "logs": [each["logGroupName"] for each in client("logs").describe_log_groups()["logGroups"]],
+        "buckets": [each["Name"] for each in client("s3").list_buckets()["Buckets"]],
+    }
+
+
+def test_deletes_everything_with_the_prefix_and_nothing_else() -> None:
+    before = names()
+
+    assert main(["--cleanup", PREFIX]) == 0
+
+    after = names()
+    assert {kind: [name for name in found if PREFIX not in name] for kind, found in before.items()} == after
+    assert all(len(found) >= len(OTHERS) for found in after.values())
+
+
+def test_that_finds_nothing_succeeds() -> None:
+    main(["--cleanup", PREFIX])
+
+    assert main(["--cleanup", PREFIX]) == 0
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "ecr",
+        "ecr-allow-pull-acceptance-",
+        "ecr-allow-pull-acceptance-0a1b2c3",
+        "ecr-allow-pull-acceptance-0A1B2C3D",
+        "ecr-allow-pull-acceptance-0a1b2c3d-main",
+        "ecr-allow-pull-acceptance-0a1b2c3d\n",
+        "*",
+    ],
+)
+def test_of_another_prefix_is_an_error_and_deletes_nothing(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = names()
+
+    assert main(["--cleanup", prefix]) == 2
+
+    assert names() == before
+    assert "is not the prefix of an acceptance run" in capsys.readouterr().err
+
+
+def test_names_what_could_not_be_deleted_with_the_reason_and_deletes_the_rest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # moto, as IAM, deletes no role that an instance profile holds.
+    client("iam").create_instance_profile(InstanceProfileName="foreign")
+    client("iam").add_role_to_instance_profile(InstanceProfileName="foreign", RoleName=f"{PREFIX}-role")
+
+    assert main(["--cleanup", PREFIX]) == 1
+
+    remaining = {kind: [name for name in found if PREFIX in name] for kind, found in names().items()}
+    assert {kind: found for kind, found in remaining.items() if found} == {"roles": [f"{PREFIX}-role"]}
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"Not deleted: IAM roles: {PREFIX}-role: AWS refused DeleteRole: DeleteConflict" in error
+    assert f"run make acceptance CLEANUP={PREFIX}" in error
+
+
+class Interrupting:
+    """An account in which the user stops the run when a client of a service is needed."""
+
+    def __init__(self, service: str) -> None:
+        self._aws, self._service = connect(), service
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - that of the account
+        return getattr(self._aws, name)
+
+    def listed(self, service: str, *arguments: Any, **parameters: Any) -> Any:  # noqa: ANN401 - same
+        if service == self._service:
+            raise KeyboardInterrupt
+        return self._aws.listed(service, *arguments, **parameters)
+
+
+def test_that_is_stopped_says_what_may_remain_and_how_to_delete_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    aws: Any = Interrupting("iam")
+
+    leftovers = clean_up(aws, PREFIX)
+
+    assert [each.kind for each in leftovers] == ["IAM roles", "log groups", "S3 buckets"]
+    error = capsys.readouterr().err
+    assert "IAM roles" in error
+    assert f"make acceptance CLEANUP={PREFIX}" in error
