@@ -47,7 +47,7 @@ class Aws:
     @property
     def target(self) -> str:
         """What is tested: AWS, or an emulator."""
-        return "emulator" if os.environ.get("AWS_ENDPOINT_URL") else "AWS"
+        return "emulator" if any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ) else "AWS"
 
     @cached_property
     def _session(self) -> Any:  # noqa: ANN401 - the types of some clients are not installed

@@ -1,8 +1,9 @@
 """The cleanup of an acceptance run deletes what has the run's prefix, and nothing else."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 import boto3
 import pytest
@@ -11,6 +12,8 @@ from moto import mock_aws
 from acceptance.app import main
 from acceptance.aws import connect
 from acceptance.run import clean_up
+from devstack import loopback
+from devstack.loopback import Answer
 
 PREFIX = "ecr-allow-pull-acceptance-0a1b2c3d"
 OTHERS = ("ecr-allow-pull-acceptance-ffffffff", "ecr-allow-pull", "team")
@@ -18,24 +21,72 @@ TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 POLICY = json.dumps(
     {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
 )
-TEMPLATE = json.dumps({"Resources": {"Repository": {"Type": "AWS::ECR::Repository"}}})
+REASON = "The following resource(s) failed to delete: [Queue]."
 
 
 def client(service: Any) -> Any:  # noqa: ANN401 - the types of some clients are not installed
     return boto3.client(service, region_name="us-east-1")
 
 
+class CloudFormation:
+    """A fake CloudFormation.
+
+    Attributes:
+        stacks: the statuses of each stack: the first is that of now, and each reading takes one away.
+        undeletable: the stacks whose deletion fails.
+    """
+
+    def __init__(self) -> None:
+        self.stacks = {f"{prefix}-main": ["CREATE_COMPLETE"] for prefix in (PREFIX, *OTHERS)}
+        self.undeletable: set[str] = set()
+
+    def answer(self, _: Mapping[str, str], body: bytes) -> Answer:
+        form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        operation, name = form["Action"], form.get("StackName")
+        if operation == "DeleteStack":
+            return self._delete(form["StackName"])
+        if name and name not in self.stacks:
+            message = f"Stack with id {name} does not exist"
+            error = f"<Error><Code>ValidationError</Code><Message>{message}</Message></Error>"
+            return Answer(400, "text/xml", f"<ErrorResponse>{error}</ErrorResponse>".encode())
+        stacks = "".join(self._member(each) for each in ([name] if name else [*self.stacks]))
+        return xml(f"<DescribeStacksResult><Stacks>{stacks}</Stacks></DescribeStacksResult>")
+
+    def _delete(self, name: str) -> Answer:
+        if not self.stacks[name][0].endswith(("COMPLETE", "FAILED")):
+            error = f"<Error><Code>ValidationError</Code><Message>{self.stacks[name][0]}</Message></Error>"
+            return Answer(400, "text/xml", f"<ErrorResponse>{error}</ErrorResponse>".encode())
+        end = ["DELETE_FAILED"] if name in self.undeletable else []
+        self.stacks[name] = ["DELETE_IN_PROGRESS", *end]
+        return xml("")
+
+    def _member(self, name: str) -> str:
+        status, *later = self.stacks[name]
+        if later:
+            self.stacks[name] = later
+        elif status == "DELETE_IN_PROGRESS":
+            del self.stacks[name]
+        return f"<member><StackName>{name}</StackName><StackStatus>{status}</StackStatus><StackStatusReason>{
+            REASON if status == 'DELETE_FAILED' else ''
+        }</StackStatusReason></member>"
+
+
+def xml(content: str) -> Answer:
+    return Answer(200, "text/xml", f"<Response>{content}</Response>".encode())
+
+
 @pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def cloudformation(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudFormation]:
+    fake = CloudFormation()
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    with mock_aws():
+    with mock_aws(), loopback.serving(fake.answer) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", url)
         for prefix in (PREFIX, *OTHERS):
             create_all(prefix)
-        yield
+        yield fake
 
 
 def create_all(prefix: str) -> None:
-    client("cloudformation").create_stack(StackName=f"{prefix}-main", TemplateBody=TEMPLATE)
     client("ecr").create_repository(repositoryName=f"{prefix}/app")
     client("events").put_rule(Name=f"{prefix}-rule", EventPattern='{"source": ["aws.ecr"]}')
     queue = client("sqs").create_queue(QueueName=f"{prefix}-queue")["QueueUrl"]
@@ -62,7 +113,6 @@ def create_all(prefix: str) -> None:
 def names() -> dict[str, list[str]]:
     """Return the resources of each kind."""
     return {
-        "stacks": [each["StackName"] for each in client("cloudformation").describe_stacks()["Stacks"]],
         "repositories": [
             each["repositoryName"] for each in client("ecr").describe_repositories()["repositories"]
         ],
@@ -76,10 +126,12 @@ def names() -> dict[str, list[str]]:
     }
 
 
-def test_deletes_everything_with_the_prefix_and_nothing_else() -> None:
+def test_deletes_everything_with_the_prefix_and_nothing_else(cloudformation: CloudFormation) -> None:
     before = names()
 
     assert main(["--cleanup", PREFIX]) == 0
+
+    assert {*cloudformation.stacks} == {f"{prefix}-main" for prefix in OTHERS}
 
     after = names()
     assert {kind: [name for name in found if PREFIX not in name] for kind, found in before.items()} == after
@@ -130,6 +182,40 @@ def test_names_what_could_not_be_deleted_with_the_reason_and_deletes_the_rest(
     error = " ".join(capsys.readouterr().err.split())
     assert f"Not deleted: IAM roles: {PREFIX}-role: AWS refused DeleteRole: DeleteConflict" in error
     assert f"run make acceptance CLEANUP={PREFIX}" in error
+
+
+@pytest.mark.parametrize("status", ["CREATE_FAILED", "ROLLBACK_IN_PROGRESS", "UPDATE_IN_PROGRESS"])
+def test_deletes_a_stack_in_each_status(cloudformation: CloudFormation, status: str) -> None:
+    cloudformation.stacks[f"{PREFIX}-main"] = [status, status, "ROLLBACK_COMPLETE"]
+
+    assert main(["--cleanup", PREFIX]) == 0
+
+    assert f"{PREFIX}-main" not in cloudformation.stacks
+
+
+def test_names_a_stack_that_could_not_be_deleted_with_cloudformations_reason(
+    cloudformation: CloudFormation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloudformation.undeletable.add(f"{PREFIX}-main")
+
+    assert main(["--cleanup", PREFIX]) == 1
+
+    assert f"Not deleted: CloudFormation stacks: {PREFIX}-main: {REASON}" in capsys.readouterr().err
+
+
+def test_of_a_service_that_does_not_answer_says_so_and_deletes_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with loopback.serving(
+        lambda *_: Answer(400, "application/json", b'{"__type": "UnknownOperation"}')
+    ) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SCHEDULER", url)
+
+        assert main(["--cleanup", PREFIX]) == 1
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL_SCHEDULER")
+    assert {kind for kind, found in names().items() if any(PREFIX in name for name in found)} == {"schedules"}
+    assert "could not list schedules" in " ".join(capsys.readouterr().err.split())
 
 
 class Interrupting:
