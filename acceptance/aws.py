@@ -53,9 +53,15 @@ class Aws:
     def _session(self) -> Any:  # noqa: ANN401 - the types of some clients are not installed
         return boto3.Session(region_name=self.region)
 
+    @cached_property
+    def _clients(self) -> dict[str, Any]:
+        return {}
+
     def client(self, service: str) -> Any:  # noqa: ANN401 - same
-        """Return a client of a service."""
-        return self._session.client(service, config=_CONFIG)
+        """Return the client of a service, which is created once."""
+        if service not in self._clients:
+            self._clients[service] = self._session.client(service, config=_CONFIG)
+        return self._clients[service]
 
     def listed(self, service: str, operation: str, query: str, **parameters: object) -> Iterator[Any]:
         """Yield what a JMESPath query finds in all pages of an operation."""
