@@ -63,7 +63,7 @@ NASTY = [
     f"the event was {json.dumps(EVENT)!r}",
     f"the event was {EVENT!r}",
     json.dumps(EVENT, indent=2) + " and more",
-    {"reason": [f"User: arn:aws:sts::{ACCOUNT}:assumed-role/AliceAdmin/alice@acme.example.com is not authorized"]},
+    {"reason": [f"User: arn:aws:sts::{ACCOUNT}:assumed-role/AliceAdmin/alice@acme.example.com may not"]},
     f"arn:aws:iam::{ACCOUNT}:user/alice,arn:aws:iam::{OTHER}:role/AliceAdmin, arn:aws:iam::{OTHER}:mfa/alice",
     f"arn:aws-cn:sts::{ACCOUNT}:federated-user/alice",
     f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/app and _{OTHER}_ and {{'{ACCOUNT}': {OTHER}}}",
