@@ -102,6 +102,13 @@ def test_of_a_run_that_wrote_no_results_is_empty(tmp_path: Path) -> None:
     assert report(promises.read(tmp_path / "none.xml"))["promises"] == []
 
 
+def test_of_an_interrupted_run_has_only_the_promises_that_ended(tmp_path: Path) -> None:
+    case = '<testcase classname="tests.e2e.test_stack" name="test_ended" time="1.0"/>'
+    (tmp_path / "junit.xml").write_text(f'<testsuite>{case}<testcase time="0.0"/></testsuite>')
+
+    assert [each.text for each in promises.read(tmp_path / "junit.xml").promises] == ["Ended"]
+
+
 @pytest.mark.parametrize(
     ("class_name", "name", "words"),
     [
