@@ -41,7 +41,17 @@ def results(tmp_path: Path) -> promises.Results:
     (tmp_path / "test_promises.py").write_text(TEST)
     junit = tmp_path / "junit.xml"
     options = [each.replace("4", "0") if each == "4" else each for each in promises.command(junit)[1:-1]]
-    arguments = [sys.executable, *options, "-p", "no:cacheprovider", "-c", os.devnull, str(tmp_path)]
+    arguments = [
+        sys.executable,
+        *options,
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        str(tmp_path),
+    ]
     assert promises.run([*arguments, "--rootdir", str(tmp_path)], PREFIX, "us-east-1", os.environ) == 1
     return promises.read(junit)
 
