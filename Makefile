@@ -49,6 +49,12 @@ unit: dev ## run the unit tests
 e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
 	$(BIN)/pytest -n 4 --dist loadfile tests/e2e
 
+.PHONY: acceptance
+acceptance: dev sam ## prove every promise in an AWS account (YES=1, CLEANUP=prefix, COMPARE=report.json)
+	@$(BIN)/python -m acceptance $(if $(YES),--yes) $(if $(LARGE_REGISTRY),--large-registry) \
+		$(if $(SKIP_PERMISSION_CHECK),--skip-permission-check) $(call option,--cleanup,CLEANUP) \
+		$(call option,compare,COMPARE)
+
 .PHONY: audit
 audit: audit-tools ## check the template (AWS's schemas, checkov), the dependencies and links; needs internet access
 	PYTHONPATH=src $(TOOLS)/audit/bin/python -m scripts.check_template
@@ -80,8 +86,9 @@ hooks: dev ## install the git pre-commit hooks
 	$(BIN)/pre-commit install
 
 .PHONY: docs
-docs: dev sam emulator ## generate the permissions page and the pictures of the demo and the plan
+docs: dev sam emulator ## generate the permissions and evidence pages, and the pictures of the demo and the plan
 	$(BIN)/python -m scripts.permissions_page
+	$(BIN)/python -m scripts.evidence_page
 	PYTHONPATH=src $(BIN)/python -m scripts.plan_picture
 	@$(BIN)/python -m devstack.demo docs/run.svg
 
@@ -108,8 +115,8 @@ lock: $(UV) ## update the lock files after a change in pyproject.toml (UPGRADE=1
 
 .PHONY: clean
 clean: ## delete all tools, caches and build output
-	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src cli tests devstack scripts bench -name __pycache__ -exec rm -rf {} +
+	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache acceptance-report.*
+	find src acceptance cli tests devstack scripts bench -name __pycache__ -exec rm -rf {} +
 
 # Virtual environments, one per lock file.
 

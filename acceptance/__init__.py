@@ -1,0 +1,1 @@
+"""Proves the project's promises on AWS, cleans up, and reports what AWS really does."""
