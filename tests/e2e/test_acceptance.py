@@ -17,7 +17,7 @@ from devstack.aws import LocalAws, clean_environment, local_aws
 from devstack.host import PROJECT
 
 BREAKS = {
-    "no permission": ("Action: ecr:DescribeRepositories", "Action: ecr:ListImages"),
+    "no permission": ("- ecr:DescribeRepositories", "- ecr:ListImages"),
     "wrong pattern": ("eventName: [SetRepositoryPolicy, DeleteRepositoryPolicy]", "eventName: [SetPolicy]"),
     "no retry": ("MaximumRetryAttempts: 2", "MaximumRetryAttempts: 0"),
 }
