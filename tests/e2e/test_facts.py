@@ -16,6 +16,7 @@ type Record = Callable[[str, object], None]
 
 LIMIT = 10_240  # characters, by the API model
 READS = 20
+EVENTS = {"CreateRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy", "ECR Image Action"}
 
 
 @pytest.fixture
@@ -186,18 +187,17 @@ def test_events_have_the_form_that_the_rules_match(stack: Stack, record: Record)
         stack.create_repository(name, stack.foreign)
         stack.registry.delete_repository_policy(repositoryName=name)
         data_plane.push(stack.registry, name)
-        expected = {"CreateRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy", "ECR Image Action"}
 
-        def names() -> set[str]:
-            return {each["detail"].get("eventName", each["detail-type"]) for each in events(name)}
+        def by_name() -> dict[str, dict[str, Any]]:
+            return {each["detail"].get("eventName", each["detail-type"]): each for each in events(name)}
 
-        stack.wait_until(lambda: expected <= names())
-        found = events(name)
+        stack.wait_until(lambda: by_name().keys() >= EVENTS)
+        found = {kind: event for kind, event in by_name().items() if kind in EVENTS}
 
-    for event in found:
-        kind = event["detail"].get("eventName", event["detail"].get("action-type"))
-        record(f"event:{event['detail-type']}:{kind}", event)
-    rules = {rule for event in found for rule in stack.matching_rules(event)}
+    for kind, event in found.items():
+        action = event["detail"].get("action-type", kind)
+        record(f"event:{event['detail-type']}:{action}", event)
+    rules = {rule for event in found.values() for rule in stack.matching_rules(event)}
     assert rules == {"RepositoryCreated", "PolicyChanged", "ImagePushed"}
 
 
