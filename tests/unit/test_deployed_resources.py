@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -596,15 +595,3 @@ def test_dashboard_shows_metrics_of_this_stack_in_this_region(resources: Resourc
         ("QueueName", "<DeadLetterQueue.QueueName>"),
         ("FunctionName", "<Function>"),
     }
-
-
-def test_sweep_command_invokes_the_function_asynchronously_for_all_repositories(
-    processed_template: dict[str, Any],
-) -> None:
-    command = Evaluator(processed_template).evaluate(processed_template["Outputs"]["SweepCommand"]["Value"])
-
-    assert shlex.split(command) == [
-        *("aws", "lambda", "invoke", "--region", REGION, "--function-name", "<Function>"),
-        *("--invocation-type", "Event", "--cli-binary-format", "raw-in-base64-out"),
-        *("--payload", '{"repositories":["*"]}', "/dev/null"),
-    ]
