@@ -61,24 +61,6 @@ def test_parameters_are_grouped_and_labeled_for_the_console(source: dict[str, An
     assert interface["ParameterLabels"].keys() == source["Parameters"].keys()
 
 
-def test_the_dashboard_name_includes_the_region_because_dashboards_are_global(
-    resources: dict[str, Resource],
-) -> None:
-    (dashboard,) = of_type(resources, "AWS::CloudWatch::Dashboard")
-
-    assert dashboard["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
-
-
-def test_the_saved_queries_are_those_of_the_monitoring_page(resources: dict[str, Resource]) -> None:
-    names = {
-        query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/")
-        for query in of_type(resources, "AWS::Logs::QueryDefinition")
-    }
-    page = (PROJECT / "docs/monitoring.md").read_text()
-
-    assert set(re.findall(r"^\| \*([a-z ]+)\* \|", page, re.MULTILINE)) == names
-
-
 def test_the_author_is_valid_for_the_serverless_application_repository(source: dict[str, Any]) -> None:
     author = source["Metadata"]["AWS::ServerlessRepo::Application"]["Author"]
 
