@@ -38,8 +38,11 @@ def log() -> tuple[str, ...]:
     logger, handler = logging.getLogger(NAME), logging.StreamHandler(stream)
     handler.setFormatter(logger.handlers[0].formatter)
     logger.addHandler(handler)
-    # Metrics are printed.
-    with redirect_stdout(stream), patch("handler.reconcile.creation_events.rule_matched", return_value=False):
+    with (
+        redirect_stdout(stream),  # to which metrics are printed
+        patch("handler.reconcile.creation_events.rule_matched", return_value=False),
+        patch("handler.reconcile.sweep.MAX_CONCURRENCY", 1),  # so that every run writes the same lines
+    ):
         _run()
     logger.removeHandler(handler)
     return (*map(json.dumps, _OF_LAMBDA), *stream.getvalue().splitlines())

@@ -346,6 +346,7 @@ class TestFreeText:
         longest, too_long = values.sized(values.limit), values.sized(values.limit + 1)
 
         assert (len(longest), len(too_long)) == (values.limit, values.limit + 1)
+        assert PARAMETERS[name]["MaxLength"] == values.limit
         assert template_accepts(name, longest)
         assert not template_accepts(name, too_long)
 

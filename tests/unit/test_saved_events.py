@@ -36,7 +36,7 @@ CLOUDTRAIL = """awsRegion eventCategory eventID eventName eventSource eventTime 
     userIdentity"""
 CALL = f"{CLOUDTRAIL} requestID resources"
 OF_IMAGES = "image-digest image-tag repository-name"
-# The fields of each object, by its place: "Amazon ECR events and EventBridge" in the ECR guide, and the examples
+# The fields of each object, by its place. "Amazon ECR events and EventBridge" in the ECR guide, and examples
 # in CloudTrail's guide. Objects that are not listed are free.
 FIELDS = {
     "created-by-api": {

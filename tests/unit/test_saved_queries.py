@@ -107,7 +107,7 @@ def test_the_saved_queries_are_those_of_the_monitoring_page(queries: dict[str, s
     assert f"{dict(enumerate(('seven', 'eight'), 7))[len(names)]} saved queries" in MONITORING
 
 
-@pytest.mark.parametrize("name", OF_LINES.keys() - {"repository history"})
+@pytest.mark.parametrize("name", [name for name in OF_LINES if name != "repository history"])
 def test_a_query_shows_these_columns_of_these_lines_the_newest_first(
     queries: dict[str, str], of_the_function: list[Row], name: str
 ) -> None:
@@ -171,12 +171,13 @@ class TestTheRunbook:
     def test_distinguishes_the_reports_of_a_sweep_from_those_of_events(
         self, queries: dict[str, str], of_the_function: list[Row]
     ) -> None:
-        *_, first = run(queries["reports"], of_the_function)
-        sweep = run(queries["reports"], of_the_function)[:2]
+        reports = run(queries["reports"], of_the_function)
+        starts = ["registry_policy" in row["@message"] for row in reports]
+        sweep, of_an_event = reports[: starts.index(True) + 1], reports[-1]
 
-        assert "registry_policy" not in first["@message"]
-        assert ["registry_policy" in row["@message"] for row in sweep] == [False, True]
-        assert ["continued" in row for row in sweep] == [False, True]
+        assert "registry_policy" not in of_an_event["@message"]
+        assert ["continued" in row for row in sweep] == [False] + [True] * (len(sweep) - 1)
+        assert len(sweep) > 1
         assert len({row["correlation_id"] for row in sweep}) == 1
 
     @pytest.mark.parametrize(
