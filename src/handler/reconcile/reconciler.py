@@ -126,6 +126,7 @@ class _Reconciliation:
         present, wanted = grantees_of(self._policy), grantees(self._grants)
         lacking = [each for each in wanted if each not in present] if self._plan else []
         added, removed = self._added & present, self._removed - present
+        listed = self._context.settings.roles() if self._removes else ()
         if outcome is None:
             error = self._plan.length_error if self._plan else ""
             if lacking or error:
@@ -142,7 +143,7 @@ class _Reconciliation:
             missing_roles=tuple(role for role in principals(lacking) if role in self._missing),
             denied_by=denials(self._policy, self._grants),
             error=error,
-            unlisted=present.difference(wanted),
+            unlisted=frozenset(each for each in present.difference(wanted) if each.principal not in listed),
             not_removed=self._plan.not_removed if self._plan else (),
         )
 
