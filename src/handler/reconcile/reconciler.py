@@ -100,7 +100,9 @@ class _Reconciliation:
             return self._result(Outcome.INTERRUPTED, f"no attempt succeeded in time: {error}")
         except PolicyRejected as error:
             return self._result(Outcome.FAILED, f"{error}. {rejection_hint(self._policy)}")
-        except (RegistryError, RoleCheckFailed, InvalidPolicy) as error:
+        except InvalidPolicy as error:
+            return self._result(Outcome.FAILED, f"{error}. Ask the owner to correct the policy")
+        except (RegistryError, RoleCheckFailed) as error:
             return self._result(Outcome.FAILED, str(error))
         return self._result()
 
