@@ -114,6 +114,11 @@ class _Reconciliation:
             if not self._learn_missing_roles():
                 raise
             self._retry(self._read_plan_write)
+        if self._plan and self._plan.unfit:
+            # No write shows whether these roles exist. Those that do not exist need no space.
+            self._make_plan()
+            if self._learn_missing_roles():
+                self._make_plan()
 
     def _plan_only(self) -> None:
         """Plan the desired policy. No rejection shows missing roles, so ask about each that is added."""
