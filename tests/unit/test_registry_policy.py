@@ -100,7 +100,9 @@ class TestStatus:
         policy = evaluated(allow(), deny(Resource=f"{PREFIX}team/*"))
 
         assert policy.status is Status.CONDITIONAL
-        assert all(denial.conditional for denial in policy.denied_by)
+        assert [(denial.grant, denial.conditional) for denial in policy.denied_by] == [
+            (grant.sid, True) for grant in GRANTS
+        ]
 
     def test_denies_if_a_statement_denies_a_role_the_pull(self) -> None:
         policy = evaluated(allow(), deny(Principal={"AWS": B}))
