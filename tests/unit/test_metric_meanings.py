@@ -84,15 +84,15 @@ class TestAttached:
 
         assert [invoke(APP) for _ in range(3)] == [{"Attached": 1}, {"Unchanged": 1}, {"Unchanged": 1}]
 
-    @pytest.mark.parametrize("fault", Fault)
     @pytest.mark.parametrize("operation", [READ, WRITE])
     def test_counts_a_repository_once_however_often_a_call_is_retried(
-        self, ecr: FakeEcr, invoke: Invoke, operation: str, fault: Fault
+        self, ecr: FakeEcr, invoke: Invoke, operation: str
     ) -> None:
-        ecr.create_repository("app")
-        ecr.inject_faults(operation, fault, fault)
+        for fault in Fault:
+            ecr.create_repository(fault.name.lower())
+            ecr.inject_faults(operation, fault, fault, repository=fault.name.lower())
 
-        assert invoke(APP) == {"Attached": 1}
+        assert invoke(ALL) == {"Attached": len(Fault), "SweepsCompleted": 1}
 
     def test_counts_a_repository_that_gained_one_role_and_lacks_another(
         self, ecr: FakeEcr, invoke: Invoke
