@@ -1,12 +1,15 @@
 """What threads share: each interleaving of two operations has the effect of one after the other."""
 
 import itertools
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
+from typing import Any
 
 import pytest
 
+from devstack.fake_ecr import READ, FakeEcr
 from handler.ecr import rate_limiter
 from handler.ecr.errors import PolicyRejected
 from handler.ecr.rate_limiter import Permit, RateLimiter
@@ -16,6 +19,7 @@ from handler.reconcile import role_check
 from handler.reconcile.role_check import RoleCheck
 from handler.settings import Settings
 from tests.environment import REQUIRED
+from tests.unit.function import Function
 from tests.unit.interleaving import preempted, virtual_locks
 from tests.unit.policies import A, B, C
 from tests.unit.virtual_time import VirtualTime
@@ -87,25 +91,35 @@ class Limiter:
         return self.permits[before:]
 
 
-READ = ["acquire", "serve_read"]
-THROTTLED = ["acquire", "throttle_read"]
-WRITE = ["acquire_for_write", "serve_write"]
+SERVED_READ = ["acquire", "serve_read"]
+THROTTLED_READ = ["acquire", "throttle_read"]
+SERVED_WRITE = ["acquire_for_write", "serve_write"]
 BEFORE = {
-    "without a limit": READ * 9,
-    "in slow start": [*READ * 9, *THROTTLED, *READ],
-    "near the limit": [*READ * 9, *THROTTLED, *READ * 3, *THROTTLED, *[*READ, *WRITE] * 2],
+    "without a limit": SERVED_READ * 9,
+    "in slow start": [*SERVED_READ * 9, *THROTTLED_READ, *SERVED_READ],
+    "near the limit": [
+        *SERVED_READ * 9,
+        *THROTTLED_READ,
+        *SERVED_READ * 3,
+        *THROTTLED_READ,
+        *[*SERVED_READ, *SERVED_WRITE] * 2,
+    ],
 }
 AFTER = [
-    *[*READ, *WRITE] * 2,
-    *THROTTLED,
-    *READ * 2,
-    *THROTTLED,
+    *[*SERVED_READ, *SERVED_WRITE] * 2,
+    *THROTTLED_READ,
+    *SERVED_READ * 2,
+    *THROTTLED_READ,
     "acquire_for_write",
     "throttle_write",
-    *READ * 24,
+    *SERVED_READ * 24,
 ]
 OPERATIONS = ["acquire", "acquire_for_write", "serve_read", "serve_write", "throttle_read", "throttle_write"]
-WITH_PACED_WRITES = [*READ * 9, *THROTTLED, *[*READ, "acquire_for_write", "throttle_write"] * 4]
+WITH_PACED_WRITES = [
+    *SERVED_READ * 9,
+    *THROTTLED_READ,
+    *[*SERVED_READ, "acquire_for_write", "throttle_write"] * 4,
+]
 
 
 def one_after_the_other(before: str, *operations: str) -> list[Permit]:
@@ -228,3 +242,24 @@ class TestTheRoleCheck:
         )
 
         assert check.known_missing() == {B, C}
+
+
+def test_the_log_lines_of_all_threads_of_a_sweep_have_its_correlation_id(
+    ecr: FakeEcr, function: Function, logged: Callable[[], list[dict[str, Any]]]
+) -> None:
+    names = {f"app-{number:02}" for number in range(MAX_CONCURRENCY)}
+    ecr.create_repository(*names)
+
+    def fail_in_another_thread() -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        raise ZeroDivisionError
+
+    ecr.run_before(READ, *[fail_in_another_thread] * len(names))
+
+    function.invoke({"repositories": ["*"]})
+
+    lines = [line for line in logged() if line["message"] == "internal error"]
+    assert {line["repository"] for line in lines} == names
+    assert {(line["error"], line["correlation_id"]) for line in lines} == {
+        ("ZeroDivisionError", "11111111-1111-4111-8111-111111111111")
+    }
