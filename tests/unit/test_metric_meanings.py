@@ -243,6 +243,24 @@ class TestFailed:
         assert invoke(APP | DRY_RUN) == {"Failed": 1}
         assert invoke(APP, MODE="plan") == {"Failed": 1}
 
+    def test_counts_the_failures_before_a_listing_that_fails(self, ecr: FakeEcr, invoke: Invoke) -> None:
+        ecr.create_repository("app", "other")
+        ecr.inject_faults(READ, NOT_AUTHORIZED, repository="app")
+        ecr.inject_faults(LIST, NOT_AUTHORIZED)
+
+        assert invoke({"repositories": ["app", "other", "*"]}) == {"Attached": 1, "Failed": 1}
+
+    def test_counts_a_repository_that_has_no_time_left_and_its_retry_too(
+        self, ecr: FakeEcr, invoke: Invoke
+    ) -> None:
+        ecr.create_repository("app")
+        ecr.inject_faults(READ, *[Fault.THROTTLED] * 1000)
+
+        first = invoke(CREATED)
+        ecr.clear_faults()
+
+        assert (first, invoke(CREATED)) == ({"Failed": 1}, {"Attached": 1})
+
     def test_counts_no_repository_that_is_gone(self, ecr: FakeEcr, invoke: Invoke) -> None:
         ecr.create_repository("app")
         ecr.run_after(READ, lambda: ecr.delete_repository("app"))
