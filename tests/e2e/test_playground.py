@@ -23,6 +23,7 @@ from devstack.aws import Credentials, LocalAws, clean_environment
 from devstack.host import PROJECT, free_port
 from devstack.playground_commands import ARCHITECTURE, SAM_LOCAL_ACCOUNT
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN
+from tests.environment import DOCKER_REQUIRED
 
 TIMEOUT = 90  # seconds
 LOOPBACK = socket.inet_aton("127.0.0.1")[:: 1 if sys.byteorder == "big" else -1].hex().upper()
@@ -312,16 +313,34 @@ class TestPort:
 
 @pytest.fixture(scope="module")
 def docker() -> None:
-    """Skip unless Docker and the image of the runtime are there."""
+    require_docker()
+
+
+def require_docker() -> None:
+    """Skip, or fail where Docker is required, unless Docker and the image of the runtime are there."""
     if not shutil.which("docker") or not (
         docker_runs("image", "inspect", IMAGE) or docker_runs("pull", IMAGE)
     ):
-        pytest.skip(f"`sam local invoke` needs Docker and the image {IMAGE}")
+        missing = f"`sam local invoke` needs Docker and the image {IMAGE}"
+        pytest.fail(missing) if os.environ.get(DOCKER_REQUIRED) else pytest.skip(missing)
 
 
 def docker_runs(*arguments: str) -> bool:
     command = ["docker", *arguments]
     return not subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603 - fixed
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", "Skipped"), ("1", "Failed")])
+def test_without_docker_its_tests_are_skipped_or_fail_where_docker_is_required(
+    monkeypatch: pytest.MonkeyPatch, required: str, outcome: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv(DOCKER_REQUIRED, required)
+
+    with pytest.raises(BaseException, match="needs Docker") as raised:
+        require_docker()
+
+    assert raised.type.__name__ == outcome
 
 
 @pytest.mark.usefixtures("docker")
