@@ -193,6 +193,6 @@ class TestHooks:
         assert not re.search(docs["files"], "src/handler/app.py")
         tests = docs["entry"].split()[2:]
         assert {Path(test).name for test in tests} == {
-            "test_ci.py", "test_docs.py", "test_project.py", "test_template.py"
+            "test_ci.py", "test_docs.py", "test_docs_numbers.py", "test_project.py", "test_template.py"
         }  # fmt: skip
         assert all((PROJECT / test).exists() for test in tests)

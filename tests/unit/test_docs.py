@@ -7,13 +7,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jmespath
 import pytest
 from botocore import xform_name
-from botocore.model import ListShape, MapShape, Shape, StructureShape
+from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
 
@@ -122,6 +123,11 @@ def test_page_says_first_what_its_reader_can_do_or_knows_after_reading_it(page: 
     assert re.search(r"After reading this page, you (?:can|know)", first_paragraph)
 
 
+@cache
+def service_model(service: str) -> ServiceModel:
+    return get_session().get_service_model(service)
+
+
 @pytest.mark.parametrize("command", commands("aws"), ids=str)
 def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
     _, service, operation, *arguments = command.words
@@ -129,7 +135,7 @@ def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
     if f"{service} {operation}" in CLI_ONLY_COMMANDS:
         assert not options
         return
-    model = get_session().get_service_model(service)
+    model = service_model(service)
 
     [name] = [name for name in model.operation_names if option_of(name) == operation]
     parameters = model.operation_model(name).input_shape
@@ -171,7 +177,7 @@ def queries() -> list[Command]:
 def test_query_of_an_aws_command_finds_something_in_the_response_of_the_api(command: Command) -> None:
     _, service, operation, *arguments = command.words
     query = arguments[arguments.index("--query") + 1]
-    model = get_session().get_service_model(service)
+    model = service_model(service)
     [name] = [name for name in model.operation_names if option_of(name) == operation]
     output = model.operation_model(name).output_shape
     assert output

@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 from devstack.playground_commands import DEFAULT_PORT
 from handler.events.request import Ignored
 from handler.events.triggers import FunctionIdentity, parse
-from scripts import breaks
 from tests.unit.cloudformation import deployed
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -235,13 +234,3 @@ def test_sam_deploy_asks_before_it_changes_anything() -> None:
         "fail_on_empty_changeset": False,
         "resolve_s3": True,
     }
-
-
-def test_every_break_for_mutation_testing_can_be_applied() -> None:
-    assert [one.title for one in breaks.load() if one.is_stale] == []
-
-
-def test_every_break_for_mutation_testing_has_tests() -> None:
-    missing = {test for one in breaks.load() for test in one.tests if not (PROJECT / test).exists()}
-
-    assert missing == set()
