@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cli.variables import OPTIONS
 from devstack.aws import clean_environment
 from scripts.processed_template import processed_template as transformed
 
+COLORS_AND_WIDTH = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+# No test reads the settings of the person who runs it: those of the SDK, the command line and its colors.
 if "ACCEPTANCE_PREFIX" not in os.environ:  # only that run of the end-to-end tests may reach AWS
     _environment = clean_environment()
     os.environ.clear()
-    os.environ.update(_environment)
+    os.environ.update(
+        {name: value for name, value in _environment.items() if name not in {*OPTIONS, *COLORS_AND_WIDTH}}
+    )
 # The template sets this variable to the stack's name.
 os.environ["POWERTOOLS_SERVICE_NAME"] = "ecr-allow-pull"
 

@@ -12,8 +12,41 @@ from cli.app import main
 from devstack.fake_aws import FakeAws
 
 REGISTRY, DATA_PLANE = "111122223333", "222222222222"
+HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
+IMAGE = f"{HOST}/team/app:v1"
+REPOSITORY_ARN = f"arn:aws:ecr:us-east-1:{REGISTRY}:repository"
 ROLE = f"arn:aws:iam::{DATA_PLANE}:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = f"arn:aws:iam::{DATA_PLANE}:role/unionai-acme-retired"
+PLAN = ("plan", "--worker-role", ROLE)
+CONFIGURATION = f"""
+[profile registry]
+aws_access_key_id = {REGISTRY}
+aws_secret_access_key = x
+
+[profile data-plane]
+aws_access_key_id = {DATA_PLANE}
+aws_secret_access_key = x
+
+[profile european]
+aws_access_key_id = 333333333333
+aws_secret_access_key = x
+region = eu-west-1
+
+[profile sso]
+sso_session = acme
+sso_account_id = {REGISTRY}
+sso_role_name = Reader
+
+[sso-session acme]
+sso_start_url = https://acme.awsapps.com/start
+sso_region = us-east-1
+
+[profile old-sso]
+sso_start_url = https://acme.awsapps.com/start
+sso_region = us-east-1
+sso_account_id = {REGISTRY}
+sso_role_name = Reader
+"""
 GRANT = {
     "Sid": "AllowPull",
     "Effect": "Allow",
@@ -59,13 +92,7 @@ def runner(
 ) -> Run:
     """Return a function that runs a command with changes of the environment; None deletes a variable."""
     configuration = folder / "config"
-    profiles = {"registry": REGISTRY, "data-plane": DATA_PLANE}
-    configuration.write_text(
-        "".join(
-            f"[profile {name}]\naws_access_key_id = {key}\naws_secret_access_key = x\n"
-            for name, key in profiles.items()
-        )
-    )
+    configuration.write_text(CONFIGURATION)
 
     def run(*arguments: str, **environment: str | None) -> Output:
         defaults = {

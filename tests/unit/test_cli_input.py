@@ -1,10 +1,7 @@
 """Wrong input and broken environments: one sentence on standard error, exit code 1, and nothing written."""
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,17 +12,17 @@ from devstack.host import free_port
 from tests.unit.command_line import (
     DATA_PLANE,
     GRANT,
+    HOST,
+    IMAGE,
+    PLAN,
     REGISTRY,
     ROLE,
     Run,
     assert_one_sentence,
     policy,
-    runner,
 )
 
-HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
-PLAN = ("plan", "--worker-role", ROLE)
-DIAGNOSE = ("diagnose", f"{HOST}/team/app:v1", "--role", ROLE, "--profile", "registry")
+DIAGNOSE = ("diagnose", IMAGE, "--role", ROLE, "--profile", "registry")
 HTML = Response(200, "text/html", "<html><body>Please log in to the network</body></html>")
 BAD_GATEWAY = Response(502, "text/html", "<html><h1>502 Bad Gateway</h1></html>")
 FORBIDDEN = Response(403, "text/html", "<html><h1>Blocked by policy</h1></html>")
@@ -51,13 +48,10 @@ def aws() -> Iterator[FakeAws]:
         assert aws.ecr.calls[WRITE] == 0
 
 
-@pytest.fixture
-def run(
-    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.ecr.retry._FIRST_DELAY", 0.001)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
-    return runner(aws, monkeypatch, capsys, tmp_path)
 
 
 COMMANDS = pytest.mark.parametrize("command", [PLAN, DIAGNOSE[:4]], ids=["plan", "diagnose"])
@@ -288,8 +282,13 @@ class TestNetwork:
 
 
 class TestInterrupt:
-    def test_of_a_diagnosis_prints_one_sentence(self, aws: FakeAws, run: Run) -> None:
-        aws.ecr.run_before("GetRegistryPolicy", lambda: os.kill(os.getpid(), signal.SIGINT))
+    def test_of_a_diagnosis_prints_one_sentence(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ctrl-C raises the exception in the main thread, which waits for a response."""
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", interrupted)
 
         output = run(*DIAGNOSE)
 
