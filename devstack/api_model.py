@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from botocore.model import ServiceModel, Shape
+    from botocore.model import ServiceModel
 
 _TYPES: Mapping[str, type] = {
     "string": str,
@@ -50,11 +50,10 @@ def _model() -> ServiceModel:
 
 
 def _violations(shape: Any, value: Any, name: str) -> Iterator[Violation]:  # noqa: ANN401 - a shape, and JSON
-    expected = _TYPES[shape.type_name]
-    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+    if not _has_type(value, shape.type_name):
         yield Violation("SerializationException", f"{name} must be of the type {shape.type_name}")
         return
-    if expected is dict:
+    if isinstance(value, dict):
         for required in shape.required_members:
             if value.get(required) is None:
                 yield _invalid(required, "must not be null")
@@ -62,15 +61,20 @@ def _violations(shape: Any, value: Any, name: str) -> Iterator[Violation]:  # no
             if value.get(member) is not None:
                 yield from _violations(member_shape, value[member], member)
         return
-    yield from _violations_of_constraints(shape, value, name)
-    if expected is list:
+    if not isinstance(value, bool):
+        yield from _violations_of_constraints(shape, value, name)
+    if isinstance(value, list):
         for element in value:
             yield from _violations(shape.member, element, name)
 
 
-def _violations_of_constraints(shape: Shape, value: Any, name: str) -> Iterator[Violation]:  # noqa: ANN401
-    has_range = isinstance(value, int)
-    measured, noun = (value, "a value") if has_range else (len(value), "a length")
+def _has_type(value: object, name: str) -> bool:
+    expected = _TYPES[name]
+    return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+
+
+def _violations_of_constraints(shape: Any, value: Any, name: str) -> Iterator[Violation]:  # noqa: ANN401
+    measured, noun = (value, "a value") if isinstance(value, int) else (len(value), "a length")
     low, high, pattern = (shape.metadata.get(key) for key in ("min", "max", "pattern"))
     if low is not None and measured < low:
         yield _invalid(name, f"must have {noun} greater than or equal to {low}")

@@ -280,10 +280,10 @@ class FakeEcr:
             config=Config(**options | config),
         )
         if not self.url:
-            client.meta.events.register("before-send.ecr", self._respond)  # type: ignore[arg-type]
+            client.meta.events.register("before-send.ecr", self.before_send)  # type: ignore[arg-type]
         return client
 
-    def _respond(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+    def before_send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         """Answer a request of the SDK without a network."""
         from devstack import in_process  # noqa: PLC0415
 

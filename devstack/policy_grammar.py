@@ -41,8 +41,7 @@ def _is_statement(statement: Any) -> bool:  # noqa: ANN401 - JSON
         and ("Principal" in statement) != ("NotPrincipal" in statement)
         and _is_principal(statement.get("Principal", statement.get("NotPrincipal")))
         and ("Action" in statement) != ("NotAction" in statement)
-        and _are_strings(actions := statement.get("Action", statement.get("NotAction")))
-        and all(_ACTION.fullmatch(action) for action in ([actions] if isinstance(actions, str) else actions))
+        and _are_actions(statement.get("Action", statement.get("NotAction")))
         and _is_condition(statement.get("Condition", {}))
     )
 
@@ -54,6 +53,11 @@ def _is_principal(element: Any) -> bool:  # noqa: ANN401 - JSON
         and element.keys() <= _PRINCIPAL_TYPES
         and all(_are_strings(names) for names in element.values())
     )
+
+
+def _are_actions(element: Any) -> bool:  # noqa: ANN401 - JSON
+    names = [element] if isinstance(element, str) else element
+    return _are_strings(element) and all(_ACTION.fullmatch(name) for name in names)
 
 
 def _is_condition(element: Any) -> bool:  # noqa: ANN401 - JSON

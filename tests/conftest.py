@@ -31,9 +31,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))
 _loader = cache(loaders.create_loader)
 
 
-def _shared_loader(search_paths: str | None = None) -> loaders.Loader:
+def _shared_loader(search_path_string: str | None = None) -> loaders.Loader:
     """Return the loader of all sessions: to read the models takes most of the time of a new client."""
-    loader = _loader(search_paths)
+    loader = _loader(search_path_string)
     loader.search_paths[:] = dict.fromkeys(loader.search_paths)  # each session of boto3 adds its own folder
     return loader
 

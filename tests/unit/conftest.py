@@ -13,9 +13,6 @@ from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.function import Function
 from tests.unit.policies import CI, ROLES, VENDOR, A, B, C
 
-# Otherwise pytest's own handlers format each line of the function's log twice more.
-logging.getLogger("ecr-allow-pull").propagate = False
-
 
 @pytest.fixture
 def ecr() -> FakeEcr:
