@@ -19,9 +19,10 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import count
 from time import monotonic, sleep, time  # bound here, so a test that patches `time` doesn't affect the fake
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID
 
 from devstack import api_model, loopback, policy_grammar
 from devstack.loopback import Answer
@@ -160,6 +161,7 @@ class FakeEcr:
     _not_found_calls: Counter[str] = field(default_factory=Counter)
     _still_shown: dict[str, str] = field(default_factory=dict)
     _replaced: dict[str, tuple[float, Any]] = field(default_factory=dict)
+    _request_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _tokens: set[str] = field(default_factory=set)
     _stale: Counter[str] = field(default_factory=Counter)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -300,7 +302,8 @@ class FakeEcr:
 
     def _answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
         response = self.handle_request(headers.get("X-Amz-Target", ""), body)
-        return response and Answer(response[0], "application/x-amz-json-1.1", response[1], str(uuid4()))
+        request_id = str(UUID(int=next(self._request_numbers), version=4))
+        return response and Answer(response[0], "application/x-amz-json-1.1", response[1], request_id)
 
     def handle_request(self, target: str, body: bytes) -> tuple[int, bytes] | None:
         """Handle an HTTP request. Return the status and the body, or None to break the connection.
