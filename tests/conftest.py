@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import loaders, session
 from hypothesis import HealthCheck, settings
 
 from cli.variables import OPTIONS
@@ -31,6 +33,18 @@ settings.register_profile(
     "quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.differing_executors]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))
+
+_loader = cache(loaders.create_loader)
+
+
+def _shared_loader(search_path_string: str | None = None) -> loaders.Loader:
+    """Return the loader of all sessions: to read the models takes most of the time of a new client."""
+    loader = _loader(search_path_string)
+    loader.search_paths[:] = dict.fromkeys(loader.search_paths)  # each session of boto3 adds its own folder
+    return loader
+
+
+session.create_loader = _shared_loader
 
 EVENTS = Path(__file__).parent.parent / "events"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import handlers
 
 from cli.app import main
-from devstack.fake_aws import FakeAws
+from devstack.fake_aws import IN_PROCESS, FakeAws
 
 REGISTRY, DATA_PLANE = "111122223333", "222222222222"
 HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
@@ -90,14 +91,19 @@ type Run = Callable[..., Output]
 def runner(
     aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> Run:
-    """Return a function that runs a command with changes of the environment; None deletes a variable."""
+    """Return a function that runs a command with changes of the environment; None deletes a variable.
+
+    The fake AWS answers over the network while it is serving, else in process.
+    """
+    every_session = [*handlers.BUILTIN_HANDLERS, ("before-send", aws.before_send)]
+    monkeypatch.setattr(handlers, "BUILTIN_HANDLERS", every_session)
     configuration = folder / "config"
     configuration.write_text(CONFIGURATION)
 
     def run(*arguments: str, **environment: str | None) -> Output:
         defaults = {
             "AWS_CONFIG_FILE": str(configuration),
-            "AWS_ENDPOINT_URL": aws.url,
+            "AWS_ENDPOINT_URL": aws.url or IN_PROCESS,
             "AWS_ACCESS_KEY_ID": REGISTRY,
             "AWS_SECRET_ACCESS_KEY": "x",
             "AWS_REGION": "us-east-1",

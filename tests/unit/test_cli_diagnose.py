@@ -1,7 +1,6 @@
 """Tests `diagnose` on the fake AWS: each check with its reason, the verdict and the exit code."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,13 +32,13 @@ REQUIRED_GRANT = GRANT | {"Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlFor
 
 
 @pytest.fixture
-def aws() -> Iterator[FakeAws]:
+def aws() -> FakeAws:
     """A repository with an image and the grant, and a role that may pull."""
-    with FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"}).serving() as aws:
-        aws.ecr.create_role(ROLE)
-        aws.ecr.create_repository("team/app", policy=policy(GRANT))
-        aws.images["team/app", "v1"] = "ACTIVE"
-        yield aws
+    aws = FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"})
+    aws.ecr.create_role(ROLE)
+    aws.ecr.create_repository("team/app", policy=policy(GRANT))
+    aws.images["team/app", "v1"] = "ACTIVE"
+    return aws
 
 
 @pytest.fixture

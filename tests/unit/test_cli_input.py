@@ -40,12 +40,12 @@ EXPIRED_XML = Response(
 
 @pytest.fixture
 def aws() -> Iterator[FakeAws]:
-    with FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"}).serving() as aws:
-        aws.ecr.create_role(ROLE)
-        aws.ecr.create_repository("team/app", policy=policy(GRANT))
-        aws.images["team/app", "v1"] = "ACTIVE"
-        yield aws
-        assert aws.ecr.calls[WRITE] == 0
+    aws = FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"})
+    aws.ecr.create_role(ROLE)
+    aws.ecr.create_repository("team/app", policy=policy(GRANT))
+    aws.images["team/app", "v1"] = "ACTIVE"
+    yield aws
+    assert aws.ecr.calls[WRITE] == 0
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +241,12 @@ class TestVariables:
 
 
 class TestNetwork:
+    @pytest.fixture
+    def aws(self, aws: FakeAws) -> Iterator[FakeAws]:
+        """The fake AWS over the network."""
+        with aws.serving():
+            yield aws
+
     @COMMANDS
     def test_without_an_endpoint(self, run: Run, command: tuple[str, ...]) -> None:
         output = run(*command, AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}")
@@ -288,7 +294,7 @@ class TestInterrupt:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", interrupted)
+        monkeypatch.setattr(FakeAws, "respond", interrupted)
 
         output = run(*DIAGNOSE)
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -40,10 +39,10 @@ EXPIRED = EcrError("ExpiredTokenException", "The security token included in the 
 
 
 @pytest.fixture
-def aws() -> Iterator[FakeAws]:
-    with FakeAws().serving() as aws:
-        aws.ecr.create_role(ROLE, OTHER_ROLE)
-        yield aws
+def aws() -> FakeAws:
+    aws = FakeAws()
+    aws.ecr.create_role(ROLE, OTHER_ROLE)
+    return aws
 
 
 @pytest.fixture

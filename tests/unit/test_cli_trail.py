@@ -1,6 +1,5 @@
 """Whether a trail announces new repositories: by its state, its region and its selectors."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,11 @@ MANAGEMENT = {"Field": "eventCategory", "Equals": ["Management"]}
 
 
 @pytest.fixture
-def aws() -> Iterator[FakeAws]:
-    with FakeAws(trails=[TRAIL]).serving() as aws:
-        aws.ecr.create_role(ROLE)
-        aws.ecr.create_repository("team/app", policy=policy(GRANT))
-        yield aws
+def aws() -> FakeAws:
+    aws = FakeAws(trails=[TRAIL])
+    aws.ecr.create_role(ROLE)
+    aws.ecr.create_repository("team/app", policy=policy(GRANT))
+    return aws
 
 
 def status(run: Run) -> str:

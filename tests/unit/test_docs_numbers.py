@@ -41,6 +41,7 @@ FACTS: list[tuple[str, str, object]] = [
     ),
     ("configuration", "`{}` | How long the log is kept", PARAMETERS["LogRetentionInDays"]["Default"]),
     ("do-you-need-this", "one document of {} characters", CHARACTERS),
+    ("evidence", "A policy has at most {} characters", CHARACTERS),
     ("guarantees", "An answer holds for {} seconds", constant(role_check, "_ANSWER_HOLDS")),
     ("guarantees", "{} characters, roles are added in order while they fit", CHARACTERS),
     ("guarantees", "in the last {} s of an invocation", constant(sweep, "RESERVE")),
