@@ -635,16 +635,23 @@ class TestAnInvalidVariableOfPowertools:
 
 
 class TestTheLog:
+    @pytest.fixture
+    def debug_log(self) -> Iterator[io.StringIO]:
+        """What all loggers write at DEBUG, also those of the libraries."""
+        level, handler = logging.root.level, logging.StreamHandler(stream := io.StringIO())
+        logging.root.addHandler(handler)
+        logging.root.setLevel(logging.DEBUG)
+        yield stream
+        logging.root.removeHandler(handler)
+        logging.root.setLevel(level)
+
     def test_records_changes_and_totals_but_no_identities_or_policies_even_at_debug_level(
         self,
         start: Start,
         saved_event: SavedEvent,
         logged: Callable[[], list[dict[str, Any]]],
-        monkeypatch: pytest.MonkeyPatch,
+        debug_log: io.StringIO,
     ) -> None:
-        everything = io.StringIO()
-        monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(everything)])
-        monkeypatch.setattr(logging.root, "level", logging.DEBUG)
         function = start()
         function.create("team/app", policy=document(FOREIGN))
 
@@ -660,7 +667,7 @@ class TestTheLog:
             assert line["function_request_id"] == "11111111-1111-4111-8111-111111111111"
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00", line["timestamp"])
         for secret in ("AROAEXAMPLE", "203.0.113.12", "444444444444", "Signature"):
-            assert secret not in str(lines) + everything.getvalue()
+            assert secret not in str(lines) + debug_log.getvalue()
 
     def test_records_a_failure_with_its_reason_and_the_totals(
         self, start: Start, logged: Callable[[], list[dict[str, Any]]]
