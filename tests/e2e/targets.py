@@ -59,8 +59,8 @@ class Target(ABC):
         """Create the worker role, and return its ARN and its ECR client. Without a grant, it cannot pull."""
 
     @abstractmethod
-    def missing_role(self) -> str:
-        """Return the ARN of a role that `create_role` can create and that does not exist."""
+    def arn(self, role: str) -> str:
+        """Return the ARN of a role that `create_role` can create."""
 
 
 class EmbeddedTarget(Target):
@@ -81,8 +81,8 @@ class EmbeddedTarget(Target):
     def worker(self) -> tuple[str, "ECRClient"]:
         return data_plane.ROLE_ARN, data_plane.create_role(self.aws)
 
-    def missing_role(self) -> str:
-        return f"arn:aws:iam::{data_plane.DATA_PLANE_ACCOUNT}:role/created-later"
+    def arn(self, role: str) -> str:
+        return f"arn:aws:iam::{data_plane.DATA_PLANE_ACCOUNT}:role/{role}"
 
 
 class AwsTarget(Target):
@@ -110,8 +110,8 @@ class AwsTarget(Target):
         arn = self.create_role("worker")
         return arn, self.client(arn)
 
-    def missing_role(self) -> str:
-        return f"arn:{self.aws.partition}:iam::{self.aws.account}:role/{self.aws.stack}-created-later"
+    def arn(self, role: str) -> str:
+        return f"arn:{self.aws.partition}:iam::{self.aws.account}:role/{self.aws.stack}-{role}"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def stored(stack: Stack, repository: str) -> str:
 
 
 def test_missing_principal_is_refused(stack: Stack, repository: str, record: Record) -> None:
-    statement = stack.allow_pull | {"Principal": {"AWS": stack.target.missing_role()}}
+    statement = stack.allow_pull | {"Principal": {"AWS": stack.target.arn("never-created")}}
 
     error = refusal(stack, repository, policy(statement))
 

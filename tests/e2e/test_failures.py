@@ -31,7 +31,7 @@ class TestFailedEvent:
 
         with stack.only_rules():
             stack.registry.delete_repository_policy(repositoryName=repository)
-            assert "failed" not in stack.invoke({"repositories": ["*"]})["outcomes"]
+            assert stack.invoke({"repositories": [stack.named("too-long/*")]})["outcomes"] == {"attached": 1}
         assert stack.statements(repository) == [stack.allow_pull]
 
     def test_with_invalid_input_is_retried_then_sent_to_the_dead_letter_queue(self, stack: Stack) -> None:

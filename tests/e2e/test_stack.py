@@ -132,7 +132,7 @@ class TestSettings:
         assert stack.statements(repository) == [stack.allow_pull]
 
     def test_missing_role_is_named_on_the_first_event_and_granted_once_it_exists(self, stack: Stack) -> None:
-        repository, missing = stack.named("missing/app"), stack.target.missing_role()
+        repository, missing = stack.named("missing/app"), stack.target.arn("created-later")
         both_roles = f"{stack.role},{missing}"
         with stack.environment(WORKER_ROLE_ARNS=both_roles):
             since = time.time()
