@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from devstack.host import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import boto3
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -45,6 +45,23 @@ class Credentials:
 def _once[**P, T](create: Callable[P, T]) -> Callable[P, T]:
     """Create each client once: that takes longer than most calls."""
     return cast("Callable[P, T]", cache(create))
+
+
+def sam(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a `sam` command in the project's folder, and return its output.
+
+    Raises:
+        SamError: the command failed. The message contains its output.
+    """
+    path = f"{SAM}{os.pathsep}{os.environ['PATH']}"
+    completed = subprocess.run(  # noqa: S603 - the project's SAM CLI with trusted arguments
+        [str(SAM / "sam"), *arguments], cwd=PROJECT, stdin=subprocess.DEVNULL, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**environment, "PATH": path, "SAM_CLI_TELEMETRY": "0"},
+    )  # fmt: skip
+    if completed.returncode:
+        raise SamError(f"sam {' '.join(arguments)} failed:\n{completed.stdout}")
+    return completed.stdout
 
 
 @dataclass(frozen=True)
@@ -117,24 +134,13 @@ class Aws(ABC):
         return "".join(event["message"].rstrip() + "\n" for page in pages for event in page["events"])
 
     def sam(self, *arguments: str) -> str:
-        """Run a `sam` command in the project's folder, and return its output.
+        """Run a `sam` command that calls this AWS, and return its output.
 
         Raises:
             SamError: the command failed. The message contains its output.
         """
-        environment = self.environment() | {
-            "PATH": f"{SAM}{os.pathsep}{os.environ['PATH']}",
-            "SAM_CLI_POLL_DELAY": "0.2" if self.endpoint else "5",  # seconds
-            "SAM_CLI_TELEMETRY": "0",
-        }
-        command = [str(SAM / "sam"), *arguments]
-        completed = subprocess.run(  # noqa: S603 - the project's SAM CLI with trusted arguments
-            command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        if completed.returncode:
-            raise SamError(f"sam {' '.join(arguments)} failed:\n{completed.stdout}")
-        return completed.stdout
+        delay = {"SAM_CLI_POLL_DELAY": "0.2"} if self.endpoint else {}  # seconds; 5 by default
+        return sam(arguments, self.environment() | delay)
 
     @_once
     def cloudformation(self) -> CloudFormationClient:

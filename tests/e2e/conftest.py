@@ -1,5 +1,6 @@
 """Deploys the stack once to the embedded AWS, or to AWS, for all end-to-end tests."""
 
+import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from devstack import data_plane
-from devstack.aws import ACCOUNT
+from devstack.aws import ACCOUNT, clean_environment
 from devstack.fake_ecr import normalized
-from devstack.target import Aws
+from devstack.target import Aws, sam
 from tests.e2e.targets import EMBEDDED, PREFIX, TRAIL, Target, target
 
 if TYPE_CHECKING:
@@ -266,9 +267,22 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def stack(worker_id: str) -> Iterator[Stack]:
+def build(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return the output of `sam build`, which all test processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder if worker_id == "master" else folder.parent
+    output = shared / "build"
+    with (shared / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (output / "template.yaml").exists():
+            sam(["build", "--build-dir", str(output)], clean_environment())
+    return output
+
+
+@pytest.fixture(scope="session")
+def stack(build: Path, worker_id: str) -> Iterator[Stack]:
     with target(worker_id) as where:
         role, worker = where.worker()
-        where.aws.build()
+        (where.aws.folder / "build").symlink_to(build)
         outputs = where.aws.deploy({"WorkerRoleArns": role, "Repositories": f"{where.prefix}*"})
         yield Stack(where, outputs, role, where.aws.ecr(), worker)

@@ -111,7 +111,7 @@ def test_an_interrupted_run_deletes_everything(aws: LocalAws, project: Path) -> 
     before = names_of_everything(aws)
 
     with start(project, aws, *PASSING) as process:
-        while len(aws.cloudformation().describe_stacks()["Stacks"]) == 0:
+        while names_of_everything(aws) == before:
             assert process.poll() is None
             time.sleep(0.2)
         os.kill(process.pid, signal.SIGINT)

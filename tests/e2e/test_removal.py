@@ -5,6 +5,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,11 +28,11 @@ def documented_commands(stack: Stack) -> list[list[str]]:
 
 
 @pytest.fixture
-def stack(worker_id: str) -> Iterator[Stack]:
+def stack(build: Path, worker_id: str) -> Iterator[Stack]:
     """The stack of a registry, before its deployment."""
     with target(f"{worker_id}-removal", stack_events=True) as where:
         role, worker = where.worker()
-        where.aws.build()
+        (where.aws.folder / "build").symlink_to(build)
         yield Stack(where, {}, role, where.aws.ecr(), worker)
 
 

@@ -16,7 +16,6 @@ from devstack import lambda_runtime
 from devstack.aws import clean_environment
 from devstack.fake_ecr import READ, FakeEcr, Fault
 from devstack.host import PROJECT
-from tests.e2e.conftest import Stack
 from tests.environment import REQUIRED
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
@@ -46,10 +45,10 @@ class RunningFunction:
         return self.log_file.read_text()
 
 
-@pytest.fixture(scope="session")
-def built(stack: Stack) -> Path:
-    """Return the deployed stack's build output."""
-    return stack.aws.folder / "build/Function"
+@pytest.fixture
+def built(build: Path) -> Path:
+    """Return the built function."""
+    return build / "Function"
 
 
 @contextmanager
