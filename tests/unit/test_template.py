@@ -141,12 +141,12 @@ def test_the_dashboard_name_includes_the_region_because_dashboards_are_global(
     assert dashboard["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
 
 
-def test_the_saved_queries_are_those_of_the_monitoring_page(resources: dict[str, Resource]) -> None:
+def test_the_saved_queries_are_those_of_the_runbook(resources: dict[str, Resource]) -> None:
     names = {
         query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/")
         for query in of_type(resources, "AWS::Logs::QueryDefinition")
     }
-    page = (PROJECT / "docs/monitoring.md").read_text()
+    page = (PROJECT / "docs/operations.md").read_text()
 
     assert set(re.findall(r"^\| \*([a-z ]+)\* \|", page, re.MULTILINE)) == names
 
