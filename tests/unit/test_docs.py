@@ -271,6 +271,17 @@ def test_the_documented_command_saves_a_template_that_fits_into_a_stack_set(
     assert len(saved.encode()) < 51_200 < len(json.dumps(processed_template, indent=4).encode())
 
 
+def test_the_command_that_changes_a_parameter_keeps_all_others() -> None:
+    (command,) = (each for each in commands("aws") if "update-stack" in each.words)
+    query = command.words[command.words.index("--query") + 1].replace("NAME", "Mode")
+    names = yaml_parse((PROJECT / "template.yaml").read_text())["Parameters"].keys()
+    response = {"Stacks": [{"Parameters": [{"ParameterKey": name} for name in names]}]}
+
+    kept = jmespath.search(query, response)
+
+    assert kept == [f"ParameterKey={name},UsePreviousValue=true" for name in names if name != "Mode"]
+
+
 def option_of(name: str) -> str:
     return xform_name(name).replace("_", "-")
 
