@@ -76,7 +76,9 @@ def command(junit: Path) -> list[str]:
     return [sys.executable, "-m", "pytest", *options, _TESTS]
 
 
-def run(arguments: Sequence[str], prefix: str, region: str, environment: Mapping[str, str]) -> int:
+def run(
+    arguments: Sequence[str], prefix: str, region: str, environment: Mapping[str, str], *, trail: bool
+) -> int:
     """Run the promises, and return pytest's exit code.
 
     When this is interrupted, no test and no `sam` runs any more at the end.
@@ -86,6 +88,7 @@ def run(arguments: Sequence[str], prefix: str, region: str, environment: Mapping
         prefix: the prefix of the run, which selects AWS as the target of the tests.
         region: the region.
         environment: the user's environment, with the AWS settings.
+        trail: whether CloudTrail's events arrive.
     """
     variables = {
         **environment,
@@ -94,6 +97,7 @@ def run(arguments: Sequence[str], prefix: str, region: str, environment: Mapping
         "AWS_REGION": region,
         "PATH": f"{_SAM}{os.pathsep}{environment.get('PATH', os.defpath)}",
         "SAM_CLI_TELEMETRY": "0",
+        **({"ACCEPTANCE_TRAIL": "1"} if trail else {}),
     }
     # In its own process group: the signal of a terminal reaches this process alone, which then decides.
     with subprocess.Popen(arguments, cwd=PROJECT, env=variables, start_new_session=True) as process:  # noqa: S603 - trusted

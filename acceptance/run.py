@@ -21,6 +21,7 @@ from acceptance.prefix import cleanup_command, new_prefix
 from acceptance.report import JSON, MARKDOWN, Run, document, write
 from cli.console import console, count, print_error, print_line, print_warning
 from cli.errors import sentence_of
+from cli.plan.trail import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,8 @@ def run(*, yes: bool, large_registry: bool, skip_permission_check: bool) -> int:
         junit = Path(folder) / "junit.xml"
         try:
             _create_bucket(aws, prefix)
-            code = promises.run(promises.command(junit), prefix, aws.region, os.environ)
+            trail = found.trail.status in {Status.LOGS, Status.FILTERED}
+            code = promises.run(promises.command(junit), prefix, aws.region, os.environ, trail=trail)
         except KeyboardInterrupt:
             interrupted = True
             print_warning("Stopped. Everything that was created is deleted now: wait until this ends.")

@@ -15,7 +15,7 @@ from devstack import data_plane
 from devstack.aws import ACCOUNT
 from devstack.fake_ecr import normalized
 from devstack.target import Aws
-from tests.e2e.targets import PREFIX, TRAIL, Target, target
+from tests.e2e.targets import EMBEDDED, PREFIX, TRAIL, Target, target
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -66,8 +66,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that its target can't run, for the reason in its marker."""
-    if marker := item.get_closest_marker("aws_only" if PREFIX is None else "embedded"):
-        pytest.skip(marker.args[0])
+    for name, applies in (("aws_only", EMBEDDED), ("embedded", PREFIX is not None)):
+        if applies and (marker := item.get_closest_marker(name)):
+            pytest.skip(marker.args[0])
     if PREFIX is not None and item.get_closest_marker("trail") and not TRAIL:
         pytest.skip("no CloudTrail trail logs write management events in this region")
 

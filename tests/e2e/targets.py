@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Set by the acceptance run. The variables of the AWS SDK select the account and the region.
 PREFIX = os.environ.get("ACCEPTANCE_PREFIX")  # of everything that the tests create on AWS
+# The tests of `make acceptance` itself run it on the embedded AWS.
+EMBEDDED = PREFIX is None or "AWS_ENDPOINT_URL" in os.environ
 TRAIL = "ACCEPTANCE_TRAIL" in os.environ  # whether CloudTrail's events arrive
 
 
@@ -49,6 +51,10 @@ class Target(ABC):
         """Delete a role that `create_role` created."""
 
     @abstractmethod
+    def client(self, role: str) -> "ECRClient":
+        """Return the ECR client of a role that `create_role` created."""
+
+    @abstractmethod
     def worker(self) -> tuple[str, "ECRClient"]:
         """Create the worker role, and return its ARN and its ECR client. Without a grant, it cannot pull."""
 
@@ -68,6 +74,9 @@ class EmbeddedTarget(Target):
 
     def delete_role(self, name: str) -> None:
         data_plane.delete_role_alone(self.aws, name)
+
+    def client(self, role: str) -> "ECRClient":
+        return data_plane.assume(self.aws, role)
 
     def worker(self) -> tuple[str, "ECRClient"]:
         return data_plane.ROLE_ARN, data_plane.create_role(self.aws)
@@ -94,9 +103,12 @@ class AwsTarget(Target):
         data_plane.delete_role_alone(self.aws, f"{self.aws.stack}-{name}", None)
         time.sleep(self.settling)
 
+    def client(self, role: str) -> "ECRClient":
+        return wait_for(lambda: data_plane.assume(self.aws, role, None), self.timeout)
+
     def worker(self) -> tuple[str, "ECRClient"]:
         arn = self.create_role("worker")
-        return arn, wait_for(lambda: data_plane.assume(self.aws, arn, None), self.timeout)
+        return arn, self.client(arn)
 
     def missing_role(self) -> str:
         return f"arn:{self.aws.partition}:iam::{self.aws.account}:role/{self.aws.stack}-created-later"
@@ -145,10 +157,9 @@ def target(worker: str, *, stack_events: bool = False) -> Iterator[Target]:
         return
     session = boto3.Session()
     account = session.client("sts").get_caller_identity()["Account"]
-    embedded_aws = "AWS_ENDPOINT_URL" in os.environ
     with TemporaryDirectory() as folder:
         aws = RealAws(account, session.region_name, f"{PREFIX}-{worker}", Path(folder), PREFIX)
-        settling, timeout = (0, 30) if embedded_aws else (15, 300)
+        settling, timeout = (0, 30) if EMBEDDED else (15, 300)
         yield AwsTarget(aws, settling, timeout)
 
 

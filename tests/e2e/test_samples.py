@@ -1,9 +1,11 @@
-"""Tests the sample policies: valid actions, and decisions by the embedded AWS's evaluator of IAM policies."""
+"""Tests what each part of the sample policies decides, by the embedded AWS's evaluator of IAM policies."""
 
 import json
+import re
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import IO, Any
 
 import pytest
@@ -15,7 +17,7 @@ from devstack.host import PROJECT
 from handler.policy.denials import denials
 from handler.policy.document import parse
 from handler.policy.grants import PULL, Grant
-from scripts.permissions_page import permissions
+from scripts.permissions_page import as_list, permissions
 
 SAMPLES = PROJECT / "samples"
 EVALUATE = """
@@ -24,58 +26,60 @@ from ministack.core.iam_evaluator import EvalContext, evaluate, evaluate_resourc
 from ministack.core.iam_evaluator import parse_policy_document
 
 for line in sys.stdin:
-    request = json.loads(line)
-    context = EvalContext(**request["context"])
-    if request["of_a_resource"]:
-        decision = evaluate_resource_policy(request["policy"], context).decision
-    else:
-        decision = evaluate(context, [parse_policy_document(request["policy"])]).decision
-    print(decision, flush=True)
+    task = json.loads(line)
+    statements, decisions = parse_policy_document(task["policy"]), []
+    for request in task["requests"]:
+        context = EvalContext(**request)
+        if task["of_a_resource"]:
+            decisions.append(evaluate_resource_policy(task["policy"], context).decision)
+        else:
+            decisions.append(evaluate(context, [statements]).decision)
+    print(json.dumps(decisions), flush=True)
 """
-ACCOUNT = "111122223333"
+ALLOW, DENY, NEITHER = "Allow", "Deny", "ImplicitDeny"
+ACCOUNT, DATA_PLANE, OTHER_ACCOUNT = "111122223333", "222222222222", "999999999999"
+
+type Document = dict[str, Any]
 
 
-def sample(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text())
-    return document
+@dataclass(frozen=True)
+class Request:
+    """A request, and the decision on it by the sample alone."""
 
+    action: str
+    resource: str
+    principal: str
+    decision: str
+    keys: dict[str, str] = field(default_factory=dict)
 
-def actions(document: dict[str, Any]) -> set[str]:
-    found = [one["Action"] for one in document["Statement"]]
-    return {action for each in found for action in (each if isinstance(each, list) else [each])}
+    def context(self) -> dict[str, object]:
+        return {
+            "principal_arn": self.principal,
+            "principal_type": "AssumedRole",
+            "principal_account": self.principal.split(":")[4],
+            "action": self.action,
+            "resource_arn": self.resource,
+            "region": "us-east-1",
+            "principal_keys": self.keys,
+        }
 
 
 @dataclass
 class Evaluator:
     """The embedded AWS's evaluator of IAM policies, in a process of its own."""
 
-    requests: IO[str]
+    tasks: IO[str]
     decisions: IO[str]
 
-    def decide(
-        self,
-        name: str,
-        action: str,
-        resource: str,
-        principal: str,
-        *,
-        of_a_resource: bool = False,
-        **keys: str,
-    ) -> str:
-        """Return the decision on a sample alone: Allow, Deny or ImplicitDeny."""
-        context = {
-            "principal_arn": principal,
-            "principal_type": "AssumedRole",
-            "principal_account": principal.split(":")[4],
-            "action": action,
-            "resource_arn": resource,
-            "region": "us-east-1",
-            "principal_keys": keys,
-        }
-        request = {"policy": sample(name), "context": context, "of_a_resource": of_a_resource}
-        self.requests.write(json.dumps(request) + "\n")
-        self.requests.flush()
-        return self.decisions.readline().strip()
+    def decide(self, policy: Document, requests: Sequence[Request]) -> list[str]:
+        """Return the decision of a policy on each request: Allow, Deny or ImplicitDeny."""
+        of_a_resource = any("Principal" in statement for statement in policy["Statement"])
+        contexts = [request.context() for request in requests]
+        task = {"policy": policy, "requests": contexts, "of_a_resource": of_a_resource}
+        self.tasks.write(json.dumps(task) + "\n")
+        self.tasks.flush()
+        decisions: list[str] = json.loads(self.decisions.readline())
+        return decisions
 
 
 @pytest.fixture(scope="module")
@@ -89,45 +93,31 @@ def evaluator() -> Iterator[Evaluator]:
         yield Evaluator(process.stdin, process.stdout)
 
 
-class TestThePermissionsBoundary:
-    ROLE = f"arn:aws:sts::{ACCOUNT}:assumed-role/ecr-allow-pull-Role-1/function"
+# The permissions boundary.
 
-    def test_allows_exactly_the_actions_of_the_roles_of_the_stack(self) -> None:
-        assert actions(sample("permissions-boundary")) == {one.action for one in permissions()}
 
-    @pytest.mark.parametrize(
-        ("action", "repository", "decision"),
-        [
-            ("ecr:SetRepositoryPolicy", "team-a/app", "Allow"),
-            ("ecr:SetRepositoryPolicy", "team-b/deep/app", "Allow"),
-            ("ecr:SetRepositoryPolicy", "team-c/app", "ImplicitDeny"),
-            ("ecr:SetRepositoryPolicy", "team-a", "ImplicitDeny"),
-            ("ecr:GetRepositoryPolicy", "team-c/app", "Allow"),
-            ("ecr:BatchGetImage", "team-a/app", "ImplicitDeny"),
-        ],
+def boundary_requests() -> Iterator[Request]:
+    role = f"arn:aws:sts::{ACCOUNT}:assumed-role/ecr-allow-pull-Role-1/function"
+    limited = ("ecr:SetRepositoryPolicy", "ecr:DeleteRepositoryPolicy")
+    allowed = [f"{prefix}/{name}" for prefix in ("team-a", "team-b") for name in ("app", "deep/app")]
+    allowed += ["ecr-allow-pull-role-check/1", "ecr-allow-pull-role-check/2"]
+    for action, region in product(limited, ("us-east-1", "eu-west-1")):
+        prefix = f"arn:aws:ecr:{region}:{ACCOUNT}:repository/"
+        for name in allowed:
+            yield Request(action, prefix + name, role, ALLOW)
+        for name in ("team-c/app", "team-a", "x/team-a/app", "ecr-allow-pull-role-check"):
+            yield Request(action, prefix + name, role, NEITHER)
+    for action in {one.action for one in permissions()} - {*limited}:
+        for resource in (f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/team-c/app", "*"):
+            yield Request(action, resource, role, ALLOW)
+    yield Request(
+        "ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/team-a/app", role, NEITHER
     )
-    def test_limits_writes_to_the_prefixes(
-        self, evaluator: Evaluator, action: str, repository: str, decision: str
-    ) -> None:
-        resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/{repository}"
-
-        assert evaluator.decide("permissions-boundary", action, resource, self.ROLE) == decision
 
 
-STACK = "cloudformation:*:{account}:stack/ecr-allow-pull/51af3dc0-da77-11e4-872e-1234567db123"
-FUNCTION = "lambda:us-east-1:{account}:function:ecr-allow-pull-Function-1A2B3C"
-RULE = "events:us-east-1:{account}:rule/ecr-allow-pull-PolicyChanged-1A2B3C"
-CREATION_RULE = "events:us-east-1:{account}:rule/ecr-allow-pull-created-51af3dc0-da77-11e4-872e-1234567db123"
-ROLE_CHECK = (
-    "ecr:us-east-1:{account}:repository/ecr-allow-pull-role-check/51af3dc0-da77-11e4-872e-1234567db123"
-)
-SCHEDULE = "scheduler:us-east-1:{account}:schedule/default/ecr-allow-pull-Schedule-1A2B3C"
-ROLE = "iam::{account}:role/ecr-allow-pull-Role-1A2B3C"
-ROLE_WITH_PATH = "iam::{account}:role/team/ecr/ecr-allow-pull-Role-1A2B3C"
-SCHEDULE_ROLE = "iam::{account}:role/ecr-allow-pull-ScheduleRole-1A2B3C"
-DEPLOYER = "iam::{account}:role/ecr-allow-pull-deployer"
-SERVICE_ROLE = "iam::{account}:role/ecr-allow-pull-cloudformation"
-CHANGES_OF_A_ROLE = {
+# The service control policy.
+
+CHANGES_OF_A_ROLE = (
     "iam:AttachRolePolicy",
     "iam:CreateRole",
     "iam:DeleteRole",
@@ -138,135 +128,284 @@ CHANGES_OF_A_ROLE = {
     "iam:PutRolePermissionsBoundary",
     "iam:PutRolePolicy",
     "iam:UpdateAssumeRolePolicy",
+)
+# Two places that differ in all that the policy leaves open.
+PLACES = (
+    {"partition": "aws", "region": "us-east-1", "account": ACCOUNT, "id": "1A2B3C", "path": "team/ecr"},
+    {
+        "partition": "aws-cn",
+        "region": "cn-north-1",
+        "account": DATA_PLANE,
+        "id": "4D5E6F",
+        "path": "platform",
+    },
+)
+DEPLOYER = "iam::{account}:role/{stack}-deployer"
+SERVICE_ROLE = "iam::{account}:role/{stack}-cloudformation"
+DEVELOPER = "iam::{account}:role/developer"
+ROLES = ("iam::{account}:role/{stack}-Role-{id}", "iam::{account}:role/{path}/{stack}-Role-{id}")
+SCHEDULE_ROLES = tuple(role.replace("-Role-", "-ScheduleRole-") for role in ROLES)
+FUNCTION = "lambda:{region}:{account}:function:{stack}-Function-{id}"
+RULES = (
+    "events:{region}:{account}:rule/{stack}-PolicyChanged-{id}",
+    "events:{region}:{account}:rule/ecr-allow-pull-created-{id}",
+)
+SCHEDULE = "scheduler:{region}:{account}:schedule/default/{stack}-Schedule-{id}"
+ROLE_CHECK = "ecr:{region}:{account}:repository/ecr-allow-pull-role-check/{id}"
+STACK = "cloudformation:{region}:{account}:stack/{stack}/{id}"
+REPOSITORY = "ecr:{region}:{account}:repository/team/app"
+
+
+@dataclass(frozen=True)
+class Protected:
+    """Calls on resources that everyone is denied, except some principals; allowed on the other resources."""
+
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    exempt: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+PROTECTED = {
+    "OnlyTheDeployerChangesTheStack": Protected(
+        tuple(
+            f"cloudformation:{name}"
+            for name in (
+                *("CancelUpdateStack", "ContinueUpdateRollback", "CreateChangeSet", "CreateStack"),
+                *("DeleteStack", "ExecuteChangeSet", "RollbackStack", "SetStackPolicy", "UpdateStack"),
+                "UpdateTerminationProtection",
+            )
+        ),
+        (STACK,),
+        (DEPLOYER,),
+        ("cloudformation:{region}:{account}:stack/other/{id}",),
+    ),
+    # CloudFormation uses the service role of a stack for whoever updates the stack.
+    "OnlyTheDeployerUsesTheDeployingRoles": Protected(
+        CHANGES_OF_A_ROLE, (DEPLOYER, SERVICE_ROLE), (DEPLOYER,), ("iam::{account}:role/other",)
+    ),
+    "OnlyDeployersChangeTheRoles": Protected(
+        CHANGES_OF_A_ROLE,
+        (*ROLES, *SCHEDULE_ROLES),
+        (DEPLOYER, SERVICE_ROLE),
+        ("iam::{account}:role/other", "iam::{account}:role/{path}/other"),
+    ),
+    "OnlyDeployersChangeTheFunctionAndItsTriggers": Protected(
+        tuple(
+            f"lambda:{name}"
+            for name in (
+                *("AddPermission", "CreateFunction", "CreateFunctionUrlConfig", "DeleteFunction"),
+                *("DeleteFunctionCodeSigningConfig", "DeleteFunctionConcurrency"),
+                *(
+                    "DeleteFunctionEventInvokeConfig",
+                    "PutFunctionCodeSigningConfig",
+                    "PutFunctionConcurrency",
+                ),
+                *("PutFunctionEventInvokeConfig", "PutFunctionRecursionConfig", "PutRuntimeManagementConfig"),
+                *("RemovePermission", "UpdateFunctionCode", "UpdateFunctionConfiguration"),
+                "UpdateFunctionEventInvokeConfig",
+            )
+        )
+        + tuple(
+            f"events:{name}"
+            for name in ("DeleteRule", "DisableRule", "EnableRule", "PutRule", "PutTargets", "RemoveTargets")
+        )
+        + tuple(f"scheduler:{name}" for name in ("CreateSchedule", "DeleteSchedule", "UpdateSchedule")),
+        (FUNCTION, *RULES, SCHEDULE),
+        (DEPLOYER, SERVICE_ROLE),
+        (
+            "lambda:{region}:{account}:function:other",
+            "events:{region}:{account}:rule/other",
+            "scheduler:{region}:{account}:schedule/default/other",
+        ),
+    ),
+    "OnlyTheFunctionUsesTheRoleCheck": Protected(
+        tuple(
+            f"ecr:{name}"
+            for name in (
+                *("CreateRepository", "DeleteRepository", "DeleteRepositoryPolicy", "PutImage"),
+                "SetRepositoryPolicy",
+            )
+        ),
+        (ROLE_CHECK,),
+        (DEPLOYER, SERVICE_ROLE, *ROLES),
+        (REPOSITORY,),
+    ),
 }
-# Calls that open something, by their resources: calls of the deployer alone, and calls of CloudFormation too.
-CALLS_OF_THE_DEPLOYER = {
-    (STACK,): {
-        "cloudformation:CancelUpdateStack",
-        "cloudformation:ContinueUpdateRollback",
-        "cloudformation:CreateChangeSet",
-        "cloudformation:CreateStack",
-        "cloudformation:DeleteStack",
-        "cloudformation:ExecuteChangeSet",
-        "cloudformation:RollbackStack",
-        "cloudformation:SetStackPolicy",
-        "cloudformation:UpdateStack",
-        "cloudformation:UpdateTerminationProtection",
-    },
-    (DEPLOYER, SERVICE_ROLE): CHANGES_OF_A_ROLE,
-}
-CALLS_OF_BOTH = {
-    (ROLE, ROLE_WITH_PATH, SCHEDULE_ROLE): CHANGES_OF_A_ROLE,
-    (FUNCTION,): {
-        "lambda:AddPermission",
-        "lambda:CreateFunction",
-        "lambda:CreateFunctionUrlConfig",
-        "lambda:DeleteFunction",
-        "lambda:DeleteFunctionCodeSigningConfig",
-        "lambda:DeleteFunctionConcurrency",
-        "lambda:DeleteFunctionEventInvokeConfig",
-        "lambda:PutFunctionCodeSigningConfig",
-        "lambda:PutFunctionConcurrency",
-        "lambda:PutFunctionEventInvokeConfig",
-        "lambda:PutFunctionRecursionConfig",
-        "lambda:PutRuntimeManagementConfig",
-        "lambda:RemovePermission",
-        "lambda:UpdateFunctionCode",
-        "lambda:UpdateFunctionConfiguration",
-        "lambda:UpdateFunctionEventInvokeConfig",
-    },
-    (RULE, CREATION_RULE): {
-        "events:DeleteRule",
-        "events:DisableRule",
-        "events:EnableRule",
-        "events:PutRule",
-        "events:PutTargets",
-        "events:RemoveTargets",
-    },
-    (SCHEDULE,): {"scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:UpdateSchedule"},
-    (ROLE_CHECK,): {
-        "ecr:CreateRepository",
-        "ecr:DeleteRepository",
-        "ecr:DeleteRepositoryPolicy",
-        "ecr:PutImage",
-        "ecr:SetRepositoryPolicy",
-    },
-}
 
 
-def calls(by_resources: dict[tuple[str, ...], set[str]]) -> list[tuple[str, str]]:
-    return [
-        (action, resource)
-        for resources, actions in by_resources.items()
-        for action in sorted(actions)
-        for resource in resources
-    ]
+def service_control_requests(stack: str) -> Iterator[Request]:
+    for place in PLACES:
 
+        def arn(resource: str, place: dict[str, str] = place) -> str:
+            return f"arn:{place['partition']}:{resource.format(stack=stack, **place)}"
 
-def arn(resource: str, partition: str = "aws") -> str:
-    return f"arn:{partition}:{resource.format(account=ACCOUNT)}"
-
-
-@pytest.mark.parametrize("partition", ["aws", "aws-cn"])
-class TestTheServiceControlPolicy:
-    NAME = "service-control-policy"
-    DEVELOPER = "iam::{account}:role/developer"
-
-    @pytest.mark.parametrize(("action", "resource"), calls(CALLS_OF_THE_DEPLOYER))
-    def test_denies_everyone_but_the_deployer(
-        self, evaluator: Evaluator, action: str, resource: str, partition: str
-    ) -> None:
-        """CloudFormation uses the service role of a stack for whoever updates the stack."""
-        decisions = [
-            evaluator.decide(self.NAME, action, arn(resource, partition), arn(principal, partition))
-            for principal in (DEPLOYER, SERVICE_ROLE, self.DEVELOPER)
-        ]
-
-        assert decisions == ["ImplicitDeny", "Deny", "Deny"]
-
-    @pytest.mark.parametrize(("action", "resource"), calls(CALLS_OF_BOTH))
-    def test_denies_everyone_but_the_deployer_and_its_service_role(
-        self, evaluator: Evaluator, action: str, resource: str, partition: str
-    ) -> None:
-        decisions = [
-            evaluator.decide(self.NAME, action, arn(resource, partition), arn(principal, partition))
-            for principal in (DEPLOYER, SERVICE_ROLE, self.DEVELOPER)
-        ]
-
-        assert decisions == ["ImplicitDeny", "ImplicitDeny", "Deny"]
-
-    @pytest.mark.parametrize("role", [ROLE, ROLE_WITH_PATH])
-    def test_lets_the_function_check_roles(self, evaluator: Evaluator, role: str, partition: str) -> None:
-        call = ("ecr:SetRepositoryPolicy", arn(ROLE_CHECK, partition))
-
-        assert evaluator.decide(self.NAME, *call, arn(role, partition)) == "ImplicitDeny"
-
-    @pytest.mark.parametrize(
-        ("action", "resource"),
-        [
-            ("ecr:SetRepositoryPolicy", "ecr:us-east-1:{account}:repository/team/app"),
-            ("iam:PassRole", "iam::{account}:role/other"),
-            ("lambda:UpdateFunctionCode", "lambda:us-east-1:{account}:function:other"),
-            ("cloudformation:UpdateStack", "cloudformation:us-east-1:{account}:stack/other/1"),
+        for calls in PROTECTED.values():
+            for action in calls.actions:
+                service = action.partition(":")[0]
+                for resource in (each for each in calls.resources if each.startswith(f"{service}:")):
+                    for principal in (DEPLOYER, SERVICE_ROLE, DEVELOPER, *ROLES, *SCHEDULE_ROLES):
+                        decision = NEITHER if principal in calls.exempt else DENY
+                        yield Request(action, arn(resource), arn(principal), decision)
+                for resource in (each for each in calls.others if each.startswith(f"{service}:")):
+                    yield Request(action, arn(resource), arn(DEVELOPER), NEITHER)
+        for action, resource in (
             ("lambda:InvokeFunction", FUNCTION),
             ("cloudformation:DescribeStacks", STACK),
-        ],
-    )
-    def test_concerns_no_other_resource_and_no_other_call(
-        self, evaluator: Evaluator, action: str, resource: str, partition: str
-    ) -> None:
-        decision = evaluator.decide(
-            self.NAME, action, arn(resource, partition), arn(self.DEVELOPER, partition)
-        )
+            ("ecr:GetRepositoryPolicy", ROLE_CHECK),
+        ):
+            yield Request(action, arn(resource), arn(DEVELOPER), NEITHER)
 
-        assert decision == "ImplicitDeny"
+
+# The registry policy.
+
+
+def registry_requests() -> Iterator[Request]:
+    service = "aws:principalisawsservice"
+    for action, name in product(
+        ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchImportUpstreamImage"),
+        ("team/app", "docker-hub/library/alpine"),
+    ):
+        resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/{name}"
+        for account in (ACCOUNT, DATA_PLANE):
+            yield Request(
+                action, resource, f"arn:aws:iam::{account}:role/worker", NEITHER, {service: "false"}
+            )
+        other = f"arn:aws:iam::{OTHER_ACCOUNT}:role/worker"
+        yield Request(action, resource, other, DENY, {service: "false"})
+        yield Request(action, resource, other, DENY)
+        yield Request(action, resource, other, NEITHER, {service: "true"})
+    resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/team/app"
+    yield Request("ecr:DescribeImages", resource, f"arn:aws:iam::{OTHER_ACCOUNT}:role/worker", NEITHER)
+
+
+def sample(name: str, stack: str = "ecr-allow-pull") -> Document:
+    """Return a sample, with the name of a stack as SECURITY.md describes."""
+    text = re.sub(r"ecr-allow-pull(?!-created-|-role-check/)", stack, (SAMPLES / f"{name}.json").read_text())
+    document: Document = json.loads(text)
+    return document
+
+
+type Mutation = tuple[str, Document, Sequence[Request]]
+
+
+def mutations(document: Document, position: int, requests: Sequence[Request]) -> Iterator[Mutation]:
+    """Yield each change of a statement: a part removed, narrowed or widened; the policy, and the requests.
+
+    All actions of a service have requests for the same resources by the same principals. So one action of
+    each service shows what the other parts of the statement decide.
+    """
+    statement = document["Statement"][position]
+    actions, resources = as_list(statement["Action"]), as_list(statement["Resource"])
+
+    def changed(**elements: object) -> Document:
+        statements = [*document["Statement"]]
+        statements[position] = statement | elements
+        return document | {"Statement": statements}
+
+    for action in actions:
+        kept = [each for each in actions if each != action]
+        yield f"without {action}", changed(Action=kept), [each for each in requests if each.action == action]
+    of_services = {action.partition(":")[0]: action for action in actions}.values()
+    requests = [request for request in requests if request.action in of_services]
+    for others in _changes_of(resources, [request.resource for request in requests]):
+        yield f"Resource {others}", changed(Resource=others), requests
+    if "Principal" in statement:
+        yield "Principal", changed(Principal={"AWS": f"arn:aws:iam::{DATA_PLANE}:root"}), requests
+    for operator, keys in statement.get("Condition", {}).items():
+        kept_conditions = {each: tests for each, tests in statement["Condition"].items() if each != operator}
+        yield f"without {operator}", changed(Condition=kept_conditions), requests
+        if operator.endswith("IfExists"):
+            required = {operator.removesuffix("IfExists"): keys}
+            yield f"{required}", changed(Condition=kept_conditions | required), requests
+        ((key, values),) = keys.items()
+        for others in _changes_of(as_list(values), [request.principal for request in requests]):
+            test = {operator: {key: others}}
+            yield f"{test}", changed(Condition=kept_conditions | test), requests
+
+
+def _changes_of(patterns: list[str], texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the patterns with one removed, with one widened to all, and with one wildcard replaced."""
+    for position, pattern in enumerate(patterns):
+        before, after = patterns[:position], patterns[position + 1 :]
+        yield before + after or ["nothing"]
+        if pattern != "*" and "arn:" in pattern:
+            yield [*before, "*", *after]
+        parts = pattern.split("*")
+        matches = [
+            match for text in texts if (match := re.fullmatch("(.+?)".join(map(re.escape, parts)), text))
+        ]
+        for wildcard in range(1, len(parts)):
+            for text in sorted({match[wildcard] for match in matches} - {"*"}):
+                yield [*before, "*".join(parts[:wildcard]) + text + "*".join(parts[wildcard:]), *after]
+
+
+EFFECTS = dict(
+    re.findall(
+        r"^\| \[`([a-z-]+)\.json`\].* \| (.+) \|$", (PROJECT / "SECURITY.md").read_text(), re.MULTILINE
+    )
+)
+# The policies: with the name of the stack in the sample, and with another one.
+POLICIES = {
+    "permissions-boundary": [(sample("permissions-boundary"), [*boundary_requests()])],
+    "service-control-policy": [
+        (sample("service-control-policy", stack), [*service_control_requests(stack)])
+        for stack in ("ecr-allow-pull", "acme-pulls")
+    ],
+    "registry-policy": [(sample("registry-policy"), [*registry_requests()])],
+}
+
+
+@pytest.mark.parametrize("name", POLICIES, ids=EFFECTS.get)
+def test_a_sample_decides_as_documented(evaluator: Evaluator, name: str) -> None:
+    for policy, requests in POLICIES[name]:
+        decisions = evaluator.decide(policy, requests)
+
+        assert [each for each in zip(decisions, requests, strict=True) if each[0] != each[1].decision] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "position"),
+    [
+        pytest.param(name, position, id=f"{EFFECTS.get(name)}: {statement['Sid']}")
+        for name, policies in POLICIES.items()
+        for position, statement in enumerate(policies[-1][0]["Statement"])
+    ],
+)
+def test_every_part_of_a_statement_decides_a_request(evaluator: Evaluator, name: str, position: int) -> None:
+    """In the policy for another stack: one of the default name has one rule in two resources."""
+    policy, requests = POLICIES[name][-1]
+
+    without_effect = [
+        change
+        for change, mutant, affected in mutations(policy, position, requests)
+        if evaluator.decide(mutant, affected) == [request.decision for request in affected]
+    ]
+
+    assert without_effect == []
+
+
+def test_the_security_page_lists_the_samples() -> None:
+    samples = {path.stem for path in SAMPLES.glob("*.json")}
+
+    assert EFFECTS.keys() == POLICIES.keys() == samples - {"access-analyzer-archive-rule"}
+
+
+def test_the_permissions_boundary_allows_exactly_the_actions_of_the_roles_of_the_stack() -> None:
+    assert actions("permissions-boundary") == {one.action for one in permissions()}
 
 
 def test_the_service_control_policy_denies_exactly_the_calls_of_these_tests_and_fits() -> None:
     document = sample("service-control-policy")
 
-    assert actions(document) == {action for action, _ in calls(CALLS_OF_THE_DEPLOYER | CALLS_OF_BOTH)}
+    assert {one["Sid"]: {*one["Action"]} for one in document["Statement"]} == {
+        name: {*calls.actions} for name, calls in PROTECTED.items()
+    }
     assert len(json.dumps(document, separators=(",", ":"))) <= 5_120  # without white space, as AWS counts
+
+
+def actions(name: str) -> set[str]:
+    return {action for one in sample(name)["Statement"] for action in as_list(one["Action"])}
 
 
 def test_the_service_control_policy_matches_the_names_of_the_stacks_resources() -> None:
@@ -310,35 +449,10 @@ def test_the_archive_rule_is_a_filter_for_the_grants_of_the_worker_role() -> Non
     assert not any(map(archives, others))
 
 
-class TestTheRegistryPolicy:
-    @pytest.mark.parametrize(
-        ("account", "is_service", "decision"),
-        [
-            (ACCOUNT, "false", "ImplicitDeny"),
-            ("222222222222", "false", "ImplicitDeny"),
-            ("999999999999", "false", "Deny"),
-            ("999999999999", "true", "ImplicitDeny"),
-        ],
-    )
-    def test_denies_pulls_by_other_accounts(
-        self, evaluator: Evaluator, account: str, is_service: str, decision: str
-    ) -> None:
-        keys = {"aws:principalisawsservice": is_service}
-        resource = f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/team/app"
-        principal = f"arn:aws:iam::{account}:role/worker"
+def test_the_registry_policy_cannot_be_changed_by_the_role_and_is_reported_as_conditional() -> None:
+    grants = [Grant(PULL, ("arn:aws:iam::222222222222:role/worker",))]
+    (denial,) = denials(parse(json.dumps(sample("registry-policy"))), grants)
 
-        for action in ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"):
-            assert (
-                evaluator.decide("registry-policy", action, resource, principal, of_a_resource=True, **keys)
-                == decision
-            )
-
-    def test_cannot_be_changed_by_the_role_and_is_reported_as_conditional(self) -> None:
-        grants = [Grant(PULL, ("arn:aws:iam::222222222222:role/worker",))]
-        (denial,) = denials(parse(json.dumps(sample("registry-policy"))), grants)
-
-        assert not {"ecr:PutRegistryPolicy", "ecr:DeleteRegistryPolicy"} & {
-            one.action for one in permissions()
-        }
-        assert denial.conditional
-        assert denial.refuses_pull
+    assert not {"ecr:PutRegistryPolicy", "ecr:DeleteRegistryPolicy"} & {one.action for one in permissions()}
+    assert denial.conditional
+    assert denial.refuses_pull

@@ -193,3 +193,11 @@ class TestCompareCommand:
         path = folder / "report.json"
         path.write_text(json.dumps({"project": "ecr-allow-pull", "facts": facts}))
         return str(path)
+
+
+def test_the_end_to_end_tests_record_each_fact() -> None:
+    sources = "".join(path.read_text() for path in (PROJECT / "tests/e2e").glob("test_*.py"))
+
+    assert FACTS
+    for fact in FACTS:
+        assert f'"{fact}"' in sources or f'"fact:{fact}"' in sources, fact

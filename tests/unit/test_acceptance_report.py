@@ -52,7 +52,10 @@ def results(tmp_path: Path) -> promises.Results:
         os.devnull,
         str(tmp_path),
     ]
-    assert promises.run([*arguments, "--rootdir", str(tmp_path)], PREFIX, "us-east-1", os.environ) == 1
+    assert (
+        promises.run([*arguments, "--rootdir", str(tmp_path)], PREFIX, "us-east-1", os.environ, trail=False)
+        == 1
+    )
     return promises.read(junit)
 
 
@@ -148,7 +151,7 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            promises.run([sys.executable, "-c", script], PREFIX, "us-east-1", os.environ)
+            promises.run([sys.executable, "-c", script], PREFIX, "us-east-1", os.environ, trail=True)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -1,16 +1,12 @@
-"""The resources that a stack consists of, whole: function, rules, roles, queue, alarms and queries."""
+"""The resources that a stack consists of, whole: function, rules, roles, queue and alarms."""
 
 import json
 import re
-import shlex
 from graphlib import TopologicalSorter
 from typing import Any
 
 import pytest
 
-from handler.events.request import Request
-from handler.reconcile.result import Outcome
-from handler.report.report import Report
 from handler.settings import Settings
 from tests.environment import REQUIRED
 from tests.unit.cloudformation import (
@@ -540,71 +536,3 @@ def test_alarms_are_these(resources: Resources) -> None:
         for name, alarm in resources.items()
         if "AlarmDescription" in alarm
     } == ALARMS
-
-
-# The name of each saved query, and what it keeps of the log.
-QUERIES = {
-    "repository history": 'repository = "team/app"',
-    "changes": 'ispresent(repository) and @message like /"(added|removed)":/',
-    "reports": 'message = "report"',
-    "failed repositories": 'message = "reconcile failed"',
-    "unlisted principals": 'message = "unlisted principals"',
-    "recurring drift": 'message = "drift corrected"',
-    "warnings and errors": 'level in ["WARNING", "ERROR", "CRITICAL"]',
-}
-
-
-def test_saved_queries_filter_the_function_log(resources: Resources) -> None:
-    queries = [each for each in resources.values() if "QueryString" in each]
-
-    assert {one["Name"].removeprefix(f"{STACK}/"): filters(one["QueryString"]) for one in queries} == {
-        name: [condition] for name, condition in QUERIES.items()
-    }
-    assert all(one["LogGroupNames"] == ["<LogGroup>"] for one in queries)
-
-
-def test_the_query_of_reports_names_fields_that_a_report_has(resources: Resources) -> None:
-    (query,) = (each["QueryString"] for each in resources.values() if each.get("Name") == f"{STACK}/reports")
-    report = Report(Request(("*",)), dry_run=False)
-    report.end((), continued=True)
-
-    first_line, *_ = query.splitlines()
-    fields = set(first_line.removeprefix("fields ").split(", ")) - {
-        "@timestamp",
-        "@message",
-        "correlation_id",
-    }
-    outcomes = {field.removeprefix("outcomes.") for field in fields if field.startswith("outcomes.")}
-    assert {"failed", "incomplete"} <= outcomes <= set(Outcome)
-    assert {field.partition(".")[0] for field in fields} <= report.response().keys()
-
-
-def filters(query: str) -> list[str]:
-    commands = [line.strip(" |") for line in query.splitlines()]
-    return [line.removeprefix("filter ") for line in commands if line.startswith("filter ")]
-
-
-def test_dashboard_shows_metrics_of_this_stack_in_this_region(resources: Resources) -> None:
-    dashboard = resources["Dashboard"]
-    widgets = [widget["properties"] for widget in json.loads(dashboard["DashboardBody"])["widgets"]]
-
-    assert dashboard["DashboardName"] == f"{STACK}-{REGION}"
-    assert {widget["region"] for widget in widgets} == {REGION}
-    dimensions = {tuple(line[2:4]) for widget in widgets for line in widget.get("metrics", [])}
-    assert dimensions == {
-        ("service", STACK),
-        ("QueueName", "<DeadLetterQueue.QueueName>"),
-        ("FunctionName", "<Function>"),
-    }
-
-
-def test_sweep_command_invokes_the_function_asynchronously_for_all_repositories(
-    processed_template: dict[str, Any],
-) -> None:
-    command = Evaluator(processed_template).evaluate(processed_template["Outputs"]["SweepCommand"]["Value"])
-
-    assert shlex.split(command) == [
-        *("aws", "lambda", "invoke", "--region", REGION, "--function-name", "<Function>"),
-        *("--invocation-type", "Event", "--cli-binary-format", "raw-in-base64-out"),
-        *("--payload", '{"repositories":["*"]}', "/dev/null"),
-    ]

@@ -1,4 +1,4 @@
-"""The project structure: module imports, pinned dependencies, and saved events."""
+"""The project structure: module imports, pinned dependencies, and the settings of the tools."""
 
 import ast
 import re
@@ -11,14 +11,11 @@ from typing import Any
 import pytest
 
 from devstack.playground_commands import DEFAULT_PORT
-from handler.events.request import Ignored
-from handler.events.triggers import FunctionIdentity, parse
 from scripts import breaks
 from tests.unit.cloudformation import deployed
 
 PROJECT = Path(__file__).parent.parent.parent
 HANDLER = PROJECT / "src/handler"
-EVENTS = sorted(path.stem for path in (PROJECT / "events").glob("*.json") if path.stem != "playground")
 
 # The layers, from top to bottom, and the layers that each may import besides itself. Imports run one way.
 LAYERS = {
@@ -162,14 +159,6 @@ def test_the_lock_files_satisfy_the_project_requirements(group: str) -> None:
 
 def test_boto3_is_not_packaged_because_the_runtime_includes_it() -> None:
     assert not {"boto3", "botocore"} & pins("src/requirements.txt").keys()
-
-
-@pytest.mark.parametrize("name", EVENTS)
-def test_every_saved_event_can_be_parsed(saved_event: Callable[[str], dict[str, object]], name: str) -> None:
-    request = parse(saved_event(name), FunctionIdentity("012345678912", "us-east-1", caller_arn="unused"))
-
-    assert isinstance(request, Ignored) == (name == "creation-failed")
-    assert isinstance(request, Ignored) or request.repositories
 
 
 def test_sam_local_has_the_settings_of_the_template_and_reaches_the_playground_only(
