@@ -66,8 +66,7 @@ audit: audit-tools ## check the template (AWS's schemas, checkov), the dependenc
 audit-tools: $(TOOLS)/audit/.ready
 
 .PHONY: mutants
-mutants: dev sam rigor ## run mutation tests of the code, the template, the events and the packaging (an hour)
-	$(BIN)/python -m scripts.breaks
+mutants: rigor ## run mutation tests of the code (an hour)
 	rm -rf mutants && HYPOTHESIS_PROFILE=quick $(TOOLS)/rigor/bin/mutmut run
 	$(TOOLS)/rigor/bin/mutmut results
 
@@ -118,14 +117,14 @@ clean: ## delete all tools, caches and build output
 	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache acceptance-report.*
 	find src acceptance cli tests devstack scripts bench -name __pycache__ -exec rm -rf {} +
 
-# Virtual environments, one per lock file.
+# Virtual environments, one per lock file. An update keeps what is unchanged, because a command may be using it.
 
 .PHONY: dev sam emulator awscli rigor runtime custodian
 dev sam emulator awscli rigor runtime custodian: %: $(TOOLS)/%/.ready
 
 $(TOOLS)/%/.ready: requirements/%.txt $(UV)
 	@echo "Installing $(TOOLS)/$*" >&2
-	@$(UV) venv --quiet --clear --python 3.13 $(TOOLS)/$* 2>$(TOOLS)/error || { \
+	@$(UV) venv --quiet $(if $(wildcard $@),--allow-existing,--clear) --python 3.13 $(TOOLS)/$* 2>$(TOOLS)/error || { \
 		if $(UV) python find 3.13 >/dev/null 2>&1; then cat $(TOOLS)/error; else \
 			echo "Python 3.13 was not found and uv could not download it. Install Python 3.13" \
 				"(pyenv install 3.13, brew install python@3.13 or your system's package), then try again."; \

@@ -94,9 +94,8 @@ class BenchEcr(FakeEcr):
         if operation == _LIST_TAGS:
             return {"tags": []}
         if "repositoryNames" in request:
-            everything = self._describe_repositories(maxResults=len(self.policies))["repositories"]
-            names = request["repositoryNames"]
-            return {"repositories": [one for one in everything if one["repositoryName"] in names]}
+            names = self.policies.keys() & request["repositoryNames"]
+            return {"repositories": [self._repository(name) for name in names]}
         return super()._execute(operation, request)
 
 

@@ -31,6 +31,7 @@ CLOUDTRAIL_DELAY = 1.0  # seconds
 
 _EMULATOR = PROJECT / ".tools/emulator/bin/python"
 _START_TIMEOUT = 60  # seconds
+_PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 class LocalAwsError(Exception):
@@ -96,6 +97,7 @@ def local_aws(
             "BIND_HOST": "127.0.0.1",
             "CLOUDTRAIL_DELAY": str(cloudtrail_delay),
             "GATEWAY_PORT": str(port),
+            "IOT_MTLS_ENABLED": "0",  # its broker listens on all interfaces
             "LAMBDA_ASYNC_RETRY_BASE_SECONDS": "1",  # a minute on AWS
             "LOG_LEVEL": "WARNING",
             "STACK_EVENTS": str(stack_events).lower(),
@@ -108,8 +110,17 @@ def local_aws(
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without AWS settings and credentials, so that no call can reach the real AWS."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    """Return the environment without AWS settings, credentials and proxies: no call can leave this machine.
+
+    Only pip, which downloads the function's dependencies, keeps the proxy.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AWS_") and name.upper() not in _PROXIES
+    }
+    if proxy := next(filter(None, map(os.environ.get, ("https_proxy", "HTTPS_PROXY"))), None):
+        kept.setdefault("PIP_PROXY", proxy)
     # sam and the emulator start many times: bytecode makes each start faster.
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-from devstack import loopback
+from devstack import in_process, loopback
 from devstack.fake_ecr import ACCOUNT, REGION, EcrError, FakeEcr
 from devstack.loopback import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+
     type Simulate = Callable[[str, str], Mapping[str, Any]]
 
+IN_PROCESS = "http://fake-aws.invalid"  # an endpoint that `before_send` answers
 _CREDENTIAL = re.compile(r"Credential=(?P<key>[^/]+)/\d+/(?P<region>[^/]+)/")
 _NAMESPACES = {
     "sts": "https://sts.amazonaws.com/doc/2011-06-15/",
@@ -89,6 +92,10 @@ class FakeAws:
         """Serve on a free loopback port until the block ends."""
         with loopback.serving(self._answer) as self.url:
             yield self
+
+    def before_send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse | None:
+        """Answer a request of the SDK to `IN_PROCESS` without a network."""
+        return in_process.response(request, self._answer) if request.url.startswith(IN_PROCESS) else None
 
     def _answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
         response = self.respond(headers, body)

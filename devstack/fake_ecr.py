@@ -3,8 +3,9 @@
 The fake speaks ECR's wire protocol, so every test runs the real SDK client. It models these rules of ECR:
 - A principal must exist when a policy is written. ECR stores the principal's unique id.
 - ECR returns a policy in another order and form than it was written.
-- A policy has a maximum length and can't contain `Resource`.
-- Listings are paginated.
+- Calls that break the API's model, and policies in a wrong form, are rejected.
+- Listings are paginated. A token is valid only if ECR returned it.
+- The caller has no permission in other accounts' registries.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from io import BytesIO
+from itertools import count
 from time import monotonic, sleep, time  # bound here, so a test that patches `time` doesn't affect the fake
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from devstack import loopback
+from devstack import api_model, loopback, policy_grammar
 from devstack.loopback import Answer
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ READ, WRITE, DELETE, LIST, READ_REGISTRY = (
 
 _ROLE_OR_USER = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:role|user)/.+")
 _UNIQUE_ID = re.compile(r"A(?:RO|ID)A[A-Z0-9]{12,}")
+_PRINCIPAL = re.compile(
+    rf"\*|{_UNIQUE_ID.pattern}|arn:aws[a-z-]*:(?:iam::\d{{12}}:root|sts::\d{{12}}:(?:assumed-role|federated-user)/.+)"
+)
 _ACCOUNT_ID = re.compile(r"\d{12}")
 _PRINCIPAL_NOT_FOUND = "Invalid parameter at 'PolicyText' failed to satisfy constraint: 'Principal not found'"
 
@@ -72,14 +77,6 @@ _ERROR_RESPONSES = {
     Fault.SERVER_ERROR_BUT_APPLIED: (500, "ServerException", "out of order"),
     Fault.UNAVAILABLE: (503, "ServiceUnavailable", "try again later"),
 }
-
-
-class _Body(BytesIO):
-    """The body of a response, as botocore reads it."""
-
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        """Yield the whole body."""
-        yield self.read()
 
 
 class EcrError(Exception):
@@ -164,6 +161,8 @@ class FakeEcr:
     _not_found_calls: Counter[str] = field(default_factory=Counter)
     _still_shown: dict[str, str] = field(default_factory=dict)
     _replaced: dict[str, tuple[float, Any]] = field(default_factory=dict)
+    _request_numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _tokens: set[str] = field(default_factory=set)
     _stale: Counter[str] = field(default_factory=Counter)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closed: threading.Event = field(default_factory=threading.Event)
@@ -267,34 +266,30 @@ class FakeEcr:
         """
         # Imported here, because the benchmark's process must stay small and needs no client.
         import boto3  # noqa: PLC0415
+        from botocore import UNSIGNED  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
-        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32} | config
+        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32}
+        if not self.url:
+            # The SDK needs half of the time of a call in process for headers that the fake ignores.
+            options |= {"signature_version": UNSIGNED, "user_agent": "tests"}
         client = boto3.client(
             "ecr",
             region_name=REGION,
             endpoint_url=self.url or "http://fake-ecr.invalid",
             aws_access_key_id="x",
             aws_secret_access_key="x",  # noqa: S106 - a dummy, the fake checks no signature
-            config=Config(**options),
+            config=Config(**options | config),
         )
         if not self.url:
-            client.meta.events.register("before-send.ecr", self._respond)  # type: ignore[arg-type]
+            client.meta.events.register("before-send.ecr", self.before_send)  # type: ignore[arg-type]
         return client
 
-    def _respond(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+    def before_send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         """Answer a request of the SDK without a network."""
-        from botocore.awsrequest import AWSResponse  # noqa: PLC0415
-        from botocore.compat import HTTPHeaders  # noqa: PLC0415
-        from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
+        from devstack import in_process  # noqa: PLC0415
 
-        target: str | bytes = request.headers["X-Amz-Target"]
-        assert isinstance(request.body, bytes)  # noqa: S101 - the SDK sends JSON
-        response = self.handle_request(target.decode() if isinstance(target, bytes) else target, request.body)
-        if response is None:
-            raise ConnectionClosedError(endpoint_url=request.url)
-        status, content = response
-        return AWSResponse(request.url, status, HTTPHeaders(), _Body(content))
+        return in_process.response(request, self._answer)
 
     @contextmanager
     def serving(self) -> Iterator[FakeEcr]:
@@ -307,7 +302,8 @@ class FakeEcr:
 
     def _answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
         response = self.handle_request(headers.get("X-Amz-Target", ""), body)
-        return response and Answer(response[0], "application/x-amz-json-1.1", response[1])
+        request_id = str(UUID(int=next(self._request_numbers), version=4))
+        return response and Answer(response[0], "application/x-amz-json-1.1", response[1], request_id)
 
     def handle_request(self, target: str, body: bytes) -> tuple[int, bytes] | None:
         """Handle an HTTP request. Return the status and the body, or None to break the connection.
@@ -321,13 +317,22 @@ class FakeEcr:
             if bodies := self._bodies[operation]:
                 self.calls[operation] += 1
                 return 200, bodies.pop(0)
-        response = self.handle_call(operation, json.loads(body))
+        try:
+            request = json.loads(body)
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict):
+            self.calls[operation] += 1
+            return 400, b'{"__type": "SerializationException"}'
+        response = self.handle_call(operation, request)
         return response and (response[0], json.dumps(response[1]).encode())
 
     def handle_call(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """Handle a call. Return the status and the response, or None to break the connection."""
-        sleep(self.latency)
+        if self.latency:
+            sleep(self.latency)
         name = request.get("repositoryName")
+        name = name if isinstance(name, str) else None
         with self._lock:
             self.calls[operation] += 1
             fault = self._next_fault(operation, name)
@@ -336,6 +341,7 @@ class FakeEcr:
                 try:
                     if fault is not None and not isinstance(fault, Fault):
                         raise fault
+                    self._check(operation, request)
                     response = 200, self._execute(operation, request)
                     outcome = "served"
                 except EcrError as error:
@@ -366,13 +372,20 @@ class FakeEcr:
         if hooks := self._hooks[moment, operation]:
             hooks.pop(0)()
 
-    def _execute(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-        if operation in self.denied_operations:
+    def _check(self, operation: str, request: dict[str, Any]) -> None:
+        """Check what ECR checks before it looks at the repository."""
+        if violation := api_model.violation(operation, request):
+            raise EcrError(*violation)
+        if operation in self.denied_operations or request.get("registryId", ACCOUNT) != ACCOUNT:
             raise EcrError("AccessDeniedException", f"not authorized to perform: ecr:{operation}")
+
+    def _execute(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         if operation == LIST:
-            return self._describe_repositories(**request)
+            return self._describe_repositories(request)
         if operation == READ_REGISTRY:
             return self._get_registry_policy()
+        if operation not in {READ, WRITE, DELETE}:
+            raise EcrError("UnknownOperationException", f"the fake ECR has no {operation}")
         name = request["repositoryName"]
         self._require(name)
         if operation == WRITE:
@@ -408,37 +421,39 @@ class FakeEcr:
             raise EcrError("RegistryPolicyNotFoundException", "Registry policy does not exist")
         return {"registryId": ACCOUNT, "policyText": json.dumps(self.registry_policy)}
 
-    def _describe_repositories(
-        self,
-        maxResults: int = 100,  # noqa: N803 - ECR's name
-        nextToken: str | None = None,  # noqa: N803 - ECR's name
-        repositoryNames: Sequence[str] = (),  # noqa: N803 - ECR's name
-    ) -> dict[str, Any]:
-        for name in repositoryNames:
+    def _describe_repositories(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        repository_names, token = request.get("repositoryNames"), request.get("nextToken")
+        size = request.get("maxResults")
+        if repository_names is not None and not (token is None and size is None):
+            raise _invalid("repositoryNames", "can't be used with maxResults or nextToken")
+        for name in repository_names or ():
             self._require(name)
         # The order isn't alphabetical. The token is a name, so deletions don't shift the next page.
-        names = sorted(repositoryNames or self.policies, key=lambda name: name[::-1])
-        if nextToken is not None:
-            if self.valid_tokens == 0:
-                raise EcrError("InvalidParameterException", "Invalid parameter at 'nextToken'")
+        names = sorted(repository_names or self.policies, key=lambda name: name[::-1])
+        if token is not None:
+            if self.valid_tokens == 0 or token not in self._tokens:
+                raise _invalid("nextToken", "must be a token that ECR returned")
             if self.valid_tokens is not None:
                 self.valid_tokens -= 1
-            names = [name for name in names if name[::-1] > nextToken[::-1]]
-        page = names[:maxResults]
-        response: dict[str, Any] = {
-            "repositories": [
-                {
-                    "repositoryName": name,
-                    "registryId": ACCOUNT,
-                    "repositoryArn": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{name}",
-                    "createdAt": self.created_at.get(name, 0),
-                }
-                for name in page
-            ]
-        }
+            names = [name for name in names if name[::-1] > token[::-1]]
+        page = names if repository_names else names[: 100 if size is None else size]
+        response: dict[str, Any] = {"repositories": [self._repository(name) for name in page]}
         if len(names) > len(page):
             response["nextToken"] = page[-1]
+            self._tokens.add(page[-1])
         return response
+
+    def _repository(self, name: str) -> dict[str, Any]:
+        return {
+            "repositoryArn": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{name}",
+            "registryId": ACCOUNT,
+            "repositoryName": name,
+            "repositoryUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{name}",
+            "createdAt": self.created_at.get(name, 0),
+            "imageTagMutability": "MUTABLE",
+            "imageScanningConfiguration": {"scanOnPush": False},
+            "encryptionConfiguration": {"encryptionType": "AES256"},
+        }
 
     def _readable(self, name: str) -> Any:  # noqa: ANN401 - JSON
         written_at, before = self._replaced.get(name, (0.0, None))
@@ -450,14 +465,13 @@ class FakeEcr:
 
     def _store(self, name: str, text: str) -> None:
         if len(text) > MAX_POLICY_LENGTH:
-            raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText': too long")
-        policy = json.loads(text)
-        if not policy["Statement"]:
-            raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText'")
-        for statement in _as_list(policy["Statement"]):
-            actions = _as_list(statement.get("Action", statement.get("NotAction", [])))
-            if "Resource" in statement or not actions:
-                raise EcrError("InvalidParameterException", "Invalid parameter at 'PolicyText'")
+            raise _invalid("PolicyText", f"must have a length less than or equal to {MAX_POLICY_LENGTH}")
+        try:
+            policy = json.loads(text)
+        except (ValueError, RecursionError):
+            policy = None
+        if not policy_grammar.is_valid(policy):
+            raise _invalid("PolicyText", "Invalid repository policy provided")
         self.policies[name] = _map_principals(policy, self._stored_principal)
 
     def _stored_principal(self, principal: str) -> str:
@@ -470,6 +484,8 @@ class FakeEcr:
             if principal not in self.roles:
                 raise not_found
             return self.roles[principal]
+        if not _PRINCIPAL.fullmatch(principal):
+            raise not_found
         deleted = _UNIQUE_ID.fullmatch(principal) and principal not in self.roles.values()
         if deleted and self.rejects_deleted_principals:
             raise not_found
@@ -488,6 +504,13 @@ class FakeEcr:
         if isinstance(value, list):
             return [self._shuffled(item) for item in value]
         return value
+
+
+def _invalid(name: str, constraint: str) -> EcrError:
+    return EcrError(
+        "InvalidParameterException",
+        f"Invalid parameter at '{name}' failed to satisfy constraint: '{constraint}'",
+    )
 
 
 def normalized(policy: Mapping[str, Any]) -> dict[str, Any]:

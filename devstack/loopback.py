@@ -18,6 +18,16 @@ class Answer(NamedTuple):
     status: int
     content_type: str
     content: bytes
+    request_id: str = "00000000-0000-4000-8000-000000000000"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, as AWS sends them."""
+        return {
+            "x-amzn-RequestId": self.request_id,
+            "Content-Type": self.content_type,
+            "Content-Length": str(len(self.content)),
+        }
 
 
 @contextmanager
@@ -61,8 +71,8 @@ def _request_handler(
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self.send_response(answer.status)
-            self.send_header("Content-Type", answer.content_type)
-            self.send_header("Content-Length", str(len(answer.content)))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer.content)
 

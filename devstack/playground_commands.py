@@ -161,7 +161,7 @@ def _environment(aws: LocalAws) -> tuple[str, ...]:
         f"cd {shlex.quote(str(PROJECT))}",
         # The AWS CLI comes last: your own is used if there is one.
         f'export PATH="$PWD/.tools/sam/bin:$PATH:{aws.folder / "bin"}" SAM_CLI_TELEMETRY=0',
-        f"export AWS_ENDPOINT_URL={aws.endpoint} NO_PROXY=127.0.0.1 AWS_PAGER=",
+        f"export AWS_ENDPOINT_URL={aws.endpoint} NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 AWS_PAGER=",
         f"export AWS_ACCESS_KEY_ID={ACCOUNT} AWS_SECRET_ACCESS_KEY={REGISTRY_OWNER.secret_access_key}",
         f"export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION}",
         f"export AWS_CONFIG_FILE={_configuration(aws)} AWS_SHARED_CREDENTIALS_FILE=/dev/null",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -155,7 +156,13 @@ def by_unlisted(results: Iterable[Result]) -> dict[Grantee, list[str]]:
 
 def by_reason(results: Iterable[Result]) -> dict[str, list[str]]:
     """Group repositories by the reason of their failure, the largest group first."""
-    return _grouped((one.reason.replace(one.repository, "…"), one.repository) for one in results)
+    return _grouped((_without_name(one), one.repository) for one in results)
+
+
+def _without_name(result: Result) -> str:
+    """Return the reason without the repository's name, in an ARN or in quotation marks."""
+    name = re.escape(result.repository)
+    return re.sub(rf"(?<=:repository/){name}(?![\w./-])|(?<=['\"]){name}(?=['\"])", "…", result.reason)
 
 
 def _by_name(results: Iterable[Result]) -> list[Result]:

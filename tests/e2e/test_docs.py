@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from html import unescape
 
 import pytest
 
@@ -26,9 +27,22 @@ def test_demo_shows_two_repositories_becoming_pullable() -> None:
     )
 
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert completed.stdout.count("a pull by the worker role is denied") == 2
-    assert completed.stdout.count("a pull by the worker role is allowed") == 2
-    assert "the foreign statement is unchanged" in completed.stdout
+    assert completed.stdout.count("✗ a pull by the worker role is denied") == 2
+    assert completed.stdout.count("✓ a pull by the worker role is allowed") == 2
+    assert completed.stdout.count("✓ the image builder finds existing images") == 2
+    assert completed.stdout.count("✓ the foreign statement is unchanged") == 1
+    assert completed.stdout.count("✓ pullable") == 2
+    assert "✓ Both repositories are pullable, with no manual step." in completed.stdout
+    picture = (PROJECT / "docs/run.svg").read_text()
+    text = unescape(re.sub(r"<style>.*?</style>|<[^>]+>", "", picture, flags=re.DOTALL))
+    shown = characters(text).removeprefix("makerun")
+    assert len(shown) > 500
+    assert characters(completed.stdout).startswith(shown), "run `make docs`"
+
+
+def characters(text: str) -> str:
+    """Return a text without what differs between two runs or two widths: spaces, lines and durations."""
+    return re.sub(r"[\s─]|\d+\.\d(?= s)", "", text.replace("\N{NO-BREAK SPACE}", " "))
 
 
 @cache

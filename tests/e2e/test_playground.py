@@ -18,14 +18,16 @@ from unittest.mock import Mock
 import pytest
 
 from devstack import data_plane, playground
-from devstack.activity import Activity, event_line, log_line
+from devstack.activity import Activity
 from devstack.aws import LocalAws, at_port, clean_environment
 from devstack.host import PROJECT, free_port
-from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, SAM_LOCAL_ACCOUNT, steps
+from devstack.playground_commands import ARCHITECTURE, SAM_LOCAL_ACCOUNT
 from devstack.target import Credentials
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN
+from tests.environment import DOCKER_REQUIRED
 
 TIMEOUT = 90  # seconds
+LOOPBACK = socket.inet_aton("127.0.0.1")[:: 1 if sys.byteorder == "big" else -1].hex().upper()
 IMAGE = f"public.ecr.aws/lambda/python:3.13-{ARCHITECTURE}"
 FOREIGN_IN_EVENT = FOREIGN | {"Principal": {"AWS": f"arn:aws:iam::{SAM_LOCAL_ACCOUNT}:root"}}
 REPOSITORIES = ("team/app", "ml/train", "docker-hub/library/alpine", "ecr-public/docker/library/alpine")
@@ -117,7 +119,8 @@ class Playground:
         return subprocess.run(  # noqa: S603 - what the playground printed
             ["/bin/bash", "-c", script], cwd="/", capture_output=True, text=True, check=False,
             env=clean_environment()
-            | {"AWS_PROFILE": "missing", "AWS_SESSION_TOKEN": "other", "SAM_CLI_POLL_DELAY": "0.2"},
+            | {"AWS_PROFILE": "missing", "AWS_SESSION_TOKEN": "other", "SAM_CLI_POLL_DELAY": "0.2"}
+            | {"http_proxy": "http://127.0.0.1:1", "no_proxy": "example.com"},
         )  # fmt: skip
 
     def wait_for_policy(self, repository: str, *statements: object) -> None:
@@ -132,12 +135,16 @@ class Playground:
 
 
 def start(folder: Path, port: int) -> Playground:
-    """Start a playground below a shell, which takes the place of make."""
+    """Start a playground below a shell, which takes the place of make.
+
+    The emulator has a free port for each server that it could start: on a port in use, it starts none.
+    """
     command = f"{sys.executable} -m devstack.playground --port {port}; exit $?"
     with (folder / "output").open("w") as output:
         parent = subprocess.Popen(  # noqa: S603 - the playground
             ["/bin/sh", "-c", command], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env=clean_environment() | {"TMPDIR": str(folder)}, start_new_session=True,
+            env=clean_environment() | {"TMPDIR": str(folder), "IOT_MTLS_PORT": str(free_port())},
+            start_new_session=True,
         )  # fmt: skip
     return Playground(parent, port, folder)
 
@@ -163,6 +170,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
         )
         assert started.parent.poll() is None, started.output
         yield started
+
+
+def listening_addresses(group: int) -> set[str]:
+    """Return the addresses on which the processes of a group listen, as the Linux kernel prints them."""
+    sockets = {
+        str(link.readlink())
+        for pid, _, each, _ in processes()
+        if each == group
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+    }
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table.splitlines()]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_embedded_aws_listens_on_loopback_only(running: Playground) -> None:
+    assert listening_addresses(emulator_group(running.pid)) == {LOOPBACK}
 
 
 def statements(policy: str) -> list[Any]:
@@ -249,48 +274,6 @@ def test_a_failure_is_shown_with_its_reason(running: Playground) -> None:
     running.wait_for("result", "failed", "full/app", "10,240")
 
 
-class TestLine:
-    def test_of_a_failure_is_red(self) -> None:
-        record = {
-            "level": "ERROR",
-            "message": "reconcile failed",
-            "repository": "team/app",
-            "outcome": "failed",
-        }
-
-        line = log_line(record | {"reason": "too long"})
-
-        assert line
-        assert line.plain.split(maxsplit=1)[1].split() == ["result", "failed", "team/app", "too", "long"]
-        assert "red" in str(line.spans[-1].style)
-
-    def test_of_another_error_has_its_fields(self) -> None:
-        line = log_line({"level": "ERROR", "message": "invalid input", "reason": "no name", "service": "x"})
-
-        assert line
-        assert "invalid input" in line.plain
-        assert '{"reason": "no name"}' in line.plain
-        assert "red" in str(line.spans[-1].style)
-
-    def test_of_a_failed_call_names_the_error(self, saved_event: Callable[[str], dict[str, Any]]) -> None:
-        line = event_line(saved_event("creation-failed"), "function")
-
-        assert line
-        assert "CreateRepository" in line.plain
-        assert "failed: RepositoryAlreadyExistsException" in line.plain
-
-    @pytest.mark.parametrize(
-        "name", [name for name in EVENTS if name.startswith(("created", "policy", "image"))]
-    )
-    def test_of_every_event_of_ecr_names_the_repository(
-        self, saved_event: Callable[[str], dict[str, Any]], name: str
-    ) -> None:
-        line = event_line(saved_event(name), "function")
-
-        assert line
-        assert any(repository in line.plain for repository in REPOSITORIES)
-
-
 class TestPort:
     @staticmethod
     def start_on(port: str | int) -> subprocess.CompletedProcess[str]:
@@ -331,16 +314,34 @@ class TestPort:
 
 @pytest.fixture(scope="module")
 def docker() -> None:
-    """Skip unless Docker and the image of the runtime are there."""
+    require_docker()
+
+
+def require_docker() -> None:
+    """Skip, or fail where Docker is required, unless Docker and the image of the runtime are there."""
     if not shutil.which("docker") or not (
         docker_runs("image", "inspect", IMAGE) or docker_runs("pull", IMAGE)
     ):
-        pytest.skip(f"`sam local invoke` needs Docker and the image {IMAGE}")
+        missing = f"`sam local invoke` needs Docker and the image {IMAGE}"
+        pytest.fail(missing) if os.environ.get(DOCKER_REQUIRED) else pytest.skip(missing)
 
 
 def docker_runs(*arguments: str) -> bool:
     command = ["docker", *arguments]
     return not subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603 - fixed
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", "Skipped"), ("1", "Failed")])
+def test_without_docker_its_tests_are_skipped_or_fail_where_docker_is_required(
+    monkeypatch: pytest.MonkeyPatch, required: str, outcome: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv(DOCKER_REQUIRED, required)
+
+    with pytest.raises(BaseException, match="needs Docker") as raised:
+        require_docker()
+
+    assert raised.type.__name__ == outcome
 
 
 @pytest.mark.usefixtures("docker")
@@ -399,19 +400,6 @@ def policy(registry: Any, name: str) -> list[Any]:  # noqa: ANN401 - a client
         return []
 
 
-def test_without_docker_no_command_needs_docker() -> None:
-    aws = at_port(DEFAULT_PORT, Path("/tmp/none"))  # noqa: S108 - only a name
-
-    assert not any(
-        "sam local" in command for step in steps(aws, docker=False, sweep="") for command in step.commands
-    )
-    assert any(
-        "events/playground.json" in command
-        for step in steps(aws, docker=True, sweep="")
-        for command in step.commands
-    )
-
-
 def test_a_deleted_stack_ends_the_playground_with_a_message_that_says_so(running: Playground) -> None:
     activity = Mock(Activity)
     activity.poll = lambda: running.aws.logs().filter_log_events(logGroupName="/aws/lambda/deleted")
@@ -457,9 +445,3 @@ class TestLeavesNothingRunning:
 
         wait_until(lambda: nothing_runs(group) and pid not in {each for each, *_ in processes()})
         assert running.output.splitlines()[-1] == "The parent process ended. All processes have exited."
-
-
-def test_fixed_port_is_that_of_the_saved_environment() -> None:
-    environment = json.loads((PROJECT / "events/playground.json").read_text())["Function"]
-
-    assert environment["AWS_ENDPOINT_URL"] == f"http://host.docker.internal:{DEFAULT_PORT}"

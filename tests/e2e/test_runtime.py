@@ -7,7 +7,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from tests.environment import REQUIRED
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
 PYTHON = PROJECT / ".tools/emulator/bin/python"
-UNCHECKED_HASH = (1).to_bytes(4, "little")  # the flags of unchecked hash-based bytecode (PEP 552)
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux", reason="AWS's runtime interface emulator needs Linux"
 )
@@ -180,16 +178,6 @@ def test_timeout_is_an_error_that_names_the_cause(built: Path, tmp_path: Path, e
     assert response["errorType"] == "RepositoriesFailed"
     assert "team/app: no attempt succeeded in time" in response["errorMessage"]
     assert "ThrottlingException" in response["errorMessage"]
-
-
-def test_every_module_ships_with_unchecked_bytecode(built: Path) -> None:
-    modules = list(built.rglob("*.py"))
-
-    assert len(modules) > 50
-    for module in modules:
-        bytecode = Path(cache_from_source(module)).read_bytes()
-        assert bytecode[:4] == MAGIC_NUMBER
-        assert bytecode[4:8] == UNCHECKED_HASH
 
 
 def test_bytecode_of_another_python_version_is_ignored(built: Path, tmp_path: Path, ecr: FakeEcr) -> None:

@@ -7,13 +7,47 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import handlers
 
 from cli.app import main
-from devstack.fake_aws import FakeAws
+from devstack.fake_aws import IN_PROCESS, FakeAws
 
 REGISTRY, DATA_PLANE = "111122223333", "222222222222"
+HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
+IMAGE = f"{HOST}/team/app:v1"
+REPOSITORY_ARN = f"arn:aws:ecr:us-east-1:{REGISTRY}:repository"
 ROLE = f"arn:aws:iam::{DATA_PLANE}:role/unionai-acme-flyteworker-node-group"
 OTHER_ROLE = f"arn:aws:iam::{DATA_PLANE}:role/unionai-acme-retired"
+PLAN = ("plan", "--worker-role", ROLE)
+CONFIGURATION = f"""
+[profile registry]
+aws_access_key_id = {REGISTRY}
+aws_secret_access_key = x
+
+[profile data-plane]
+aws_access_key_id = {DATA_PLANE}
+aws_secret_access_key = x
+
+[profile european]
+aws_access_key_id = 333333333333
+aws_secret_access_key = x
+region = eu-west-1
+
+[profile sso]
+sso_session = acme
+sso_account_id = {REGISTRY}
+sso_role_name = Reader
+
+[sso-session acme]
+sso_start_url = https://acme.awsapps.com/start
+sso_region = us-east-1
+
+[profile old-sso]
+sso_start_url = https://acme.awsapps.com/start
+sso_region = us-east-1
+sso_account_id = {REGISTRY}
+sso_role_name = Reader
+"""
 GRANT = {
     "Sid": "AllowPull",
     "Effect": "Allow",
@@ -57,20 +91,19 @@ type Run = Callable[..., Output]
 def runner(
     aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> Run:
-    """Return a function that runs a command with changes of the environment; None deletes a variable."""
+    """Return a function that runs a command with changes of the environment; None deletes a variable.
+
+    The fake AWS answers over the network while it is serving, else in process.
+    """
+    every_session = [*handlers.BUILTIN_HANDLERS, ("before-send", aws.before_send)]
+    monkeypatch.setattr(handlers, "BUILTIN_HANDLERS", every_session)
     configuration = folder / "config"
-    profiles = {"registry": REGISTRY, "data-plane": DATA_PLANE}
-    configuration.write_text(
-        "".join(
-            f"[profile {name}]\naws_access_key_id = {key}\naws_secret_access_key = x\n"
-            for name, key in profiles.items()
-        )
-    )
+    configuration.write_text(CONFIGURATION)
 
     def run(*arguments: str, **environment: str | None) -> Output:
         defaults = {
             "AWS_CONFIG_FILE": str(configuration),
-            "AWS_ENDPOINT_URL": aws.url,
+            "AWS_ENDPOINT_URL": aws.url or IN_PROCESS,
             "AWS_ACCESS_KEY_ID": REGISTRY,
             "AWS_SECRET_ACCESS_KEY": "x",
             "AWS_REGION": "us-east-1",

@@ -4,12 +4,15 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devstack.fake_aws import FakeAws
 from devstack.fake_ecr import FakeEcr
 from tests.environment import ROLE_CHECK_REPOSITORY
+from tests.unit.command_line import Run, runner
 from tests.unit.function import Function
 from tests.unit.policies import CI, ROLES, VENDOR, A, B, C
 
@@ -25,6 +28,14 @@ def ecr() -> FakeEcr:
 @pytest.fixture
 def function(ecr: FakeEcr) -> Function:
     return Function(ecr)
+
+
+@pytest.fixture
+def run(
+    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    """Run a command of the command line on the fake AWS of the module."""
+    return runner(aws, monkeypatch, capsys, tmp_path)
 
 
 @pytest.fixture

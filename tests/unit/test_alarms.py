@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,21 @@ class Alarm:
     def sources(self) -> set[str]:
         return {name for name, _ in self._sources.values()}
 
-    @property
+    @cached_property
     def period(self) -> int:
         """In minutes. All metrics of an alarm must have one period."""
         (period,) = {period for _, period in self._sources.values()}
         return period
 
-    @property
+    @cached_property
     def periods(self) -> int:
         return int(self.definition["EvaluationPeriods"])
+
+    @cached_property
+    def expression(self) -> str:
+        """What combines the metrics."""
+        (expression,) = (each["Expression"] for each in self.definition["Metrics"] if "Expression" in each)
+        return str(expression)
 
     @property
     def interval(self) -> int:
@@ -142,7 +149,7 @@ class Alarm:
         sums = {key: data.sum(name, start, min(end, known)) for key, (name, _) in self._sources.items()}
         if "" in sums:
             return sums[""]
-        (expression,) = (each["Expression"] for each in self.definition["Metrics"] if "Expression" in each)
+        expression = self.expression
         if expression == "SUM(FILL(METRICS(), 0))":
             return sum(value or 0 for value in sums.values())
         filled = re.fullmatch(r"FILL\((\w+), 0\)", expression)

@@ -1,7 +1,7 @@
-"""The function as Lambda invokes it, against the in-process ECR of moto."""
+"""The function as Lambda starts and invokes it, on the fake ECR."""
 
 import gc
-import importlib
+import io
 import itertools
 import json
 import logging
@@ -11,99 +11,32 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-import boto3
 import pytest
-from moto import mock_aws
 
+from devstack.fake_ecr import REGION, FakeEcr
 from handler.events.request import Continuation, InvalidEvent
 from handler.policy.plan import plan
 from handler.reconcile import reconciler
 from handler.reconcile.continuation import ContinuationFailed
 from handler.report.report import RepositoriesFailed
 from handler.settings import InvalidSetting
-from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
+from tests.environment import REQUIRED
+from tests.environment import WORKER_ROLE as ROLE
+from tests.unit.policies import A, document, grant, push
+from tests.unit.process import SAM_LOCAL_ACCOUNT, Start, starter
 
-if TYPE_CHECKING:
-    from botocore.model import OperationModel
-    from mypy_boto3_ecr import ECRClient
-
-# The account that `sam local` gives to functions. The saved events use it.
-SAM_LOCAL_ACCOUNT = "012345678912"
-REGION = "us-east-1"
 SOURCE = Path(__file__).parent.parent.parent / "src"
-ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
-OTHER_ROLE = "arn:aws:iam::333333333333:role/unionai-other-flyteworker-node-group"
-FOREIGN: dict[str, object] = {
-    "Sid": "Push",
-    "Effect": "Allow",
-    "Principal": {"AWS": "arn:aws:iam::444444444444:root"},
-    "Action": "ecr:PutImage",
-}
+OTHER_ROLE = A
+FOREIGN = push("arn:aws:iam::444444444444:root")
 
 type SavedEvent = Callable[[str], dict[str, object]]
-
-
-@dataclass
-class Deployed:
-    """The function, started with some settings, and an ECR client that counts the calls.
-
-    Attributes:
-        calls: the calls of an invocation by operation, without the role checks.
-        role_checks: how often an invocation wrote to the role check's repository.
-    """
-
-    app: ModuleType
-    ecr: "ECRClient"
-    region: str
-    calls: Counter[str] = field(default_factory=Counter)
-    role_checks: int = 0
-    remaining_milliseconds: Iterator[int] = field(default_factory=lambda: itertools.repeat(900_000))
-
-    def invoke(self, event: object, account: str = SAM_LOCAL_ACCOUNT) -> dict[str, Any]:
-        self.calls.clear()
-        self.role_checks = 0
-        context = SimpleNamespace(
-            aws_request_id="11111111-1111-4111-8111-111111111111",
-            function_name="ecr-allow-pull",
-            invoked_function_arn=f"arn:aws:lambda:{self.region}:{account}:function:ecr-allow-pull",
-            memory_limit_in_mb=256,
-            get_remaining_time_in_millis=lambda: next(self.remaining_milliseconds),
-        )
-        report: dict[str, Any] = self.app.lambda_handler(event, context)
-        json.dumps(report)  # as Lambda does
-        return report
-
-    def count(self, params: dict[str, Any], model: "OperationModel", **_: object) -> None:
-        if params.get("repositoryName") == ROLE_CHECK_REPOSITORY:
-            self.role_checks += 1
-        else:
-            self.calls[model.name] += 1
-
-    def create(self, *names: str, policy: object = None) -> None:
-        for name in names:
-            self.ecr.create_repository(repositoryName=name)
-            if policy is not None:
-                self.ecr.set_repository_policy(repositoryName=name, policyText=json.dumps(policy))
-
-    def policy(self, name: str) -> dict[str, Any] | None:
-        try:
-            text = self.ecr.get_repository_policy(repositoryName=name)["policyText"]
-        except self.ecr.exceptions.RepositoryPolicyNotFoundException:
-            return None
-        document: dict[str, Any] = json.loads(text)
-        return document
-
-
-type Start = Callable[..., Deployed]
 
 
 class LambdaApi:
@@ -140,41 +73,12 @@ def lambda_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaApi]:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start the function as a new Lambda environment does: import it with these settings."""
-
-    def with_settings(region: str = REGION, **settings: str) -> Deployed:
-        monkeypatch.setenv("AWS_REGION", region)
-        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
-        for variable, value in (REQUIRED | {"WORKER_ROLE_ARNS": ROLE} | settings).items():
-            monkeypatch.setenv(variable, value)
-        sys.modules.pop("handler.app", None)  # another test may have imported it, with other settings
-        deployed = Deployed(importlib.import_module("handler.app"), boto3.client("ecr"), region)
-        client = deployed.app.registry._client  # noqa: SLF001 - to count its calls
-        client.meta.events.register("before-parameter-build.ecr", deployed.count)
-        deployed.create(ROLE_CHECK_REPOSITORY)
-        return deployed
-
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    with mock_aws():
-        yield with_settings
-    sys.modules.pop("handler.app", None)
+def start(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    ecr.create_role(ROLE)
+    yield from starter(ecr, monkeypatch)
 
 
-def allow_pull(*roles: str, sid: str = "AllowPull") -> dict[str, object]:
-    return {
-        "Sid": sid,
-        "Effect": "Allow",
-        "Principal": {"AWS": roles[0] if len(roles) == 1 else list(roles)},
-        "Action": ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"],
-    }
-
-
-def document(*statements: dict[str, object]) -> dict[str, object]:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
-
-
-def long_policy(characters: int) -> dict[str, object]:
+def long_policy(characters: int) -> dict[str, Any]:
     short = len(json.dumps(document(FOREIGN | {"Sid": ""}), separators=(",", ":")))
     return document(FOREIGN | {"Sid": "x" * (characters - short)})
 
@@ -186,7 +90,7 @@ class TestANewRepository:
 
         report = function.invoke(saved_event("created-by-api"))
 
-        assert function.policy("team/app") == document(allow_pull(ROLE))
+        assert function.has("team/app", document(grant(ROLE)))
         assert report == {
             "checked": 1,
             "dry_run": False,
@@ -204,7 +108,7 @@ class TestANewRepository:
 
         function.invoke(saved_event("created-by-service"))
 
-        assert function.policy("docker-hub/library/alpine") == document(allow_pull(ROLE))
+        assert function.has("docker-hub/library/alpine", document(grant(ROLE)))
 
     def test_keeps_the_existing_policy_statements(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(WORKER_ROLE_ARNS=f"{ROLE},{OTHER_ROLE}")
@@ -212,11 +116,8 @@ class TestANewRepository:
 
         function.invoke(saved_event("created-by-api"))
 
-        assert function.policy("team/app") == {
-            "Version": "2008-10-17",
-            "Id": "theirs",
-            "Statement": [FOREIGN, allow_pull(ROLE, OTHER_ROLE)],
-        }
+        both = document(FOREIGN, grant(ROLE, OTHER_ROLE))
+        assert function.has("team/app", both | {"Version": "2008-10-17", "Id": "theirs"})
 
     def test_needs_two_calls_or_one_if_the_grant_exists(self, start: Start, saved_event: SavedEvent) -> None:
         function = start()
@@ -309,7 +210,7 @@ class TestAnIgnoredOrInvalidEvent:
 
         assert report == {"checked": 0, "ignored": "a call on another account's registry"}
         assert not function.calls
-        assert function.policy("team/app") == document(FOREIGN)
+        assert function.has("team/app", document(FOREIGN))
         assert emitted_metrics(capsys.readouterr().out) == {}
 
     def test_from_another_account_is_rejected(self, start: Start, saved_event: SavedEvent) -> None:
@@ -376,13 +277,14 @@ class TestAManualRun:
     def test_of_all_reconciles_every_repository_in_scope(self, start: Start, saved_event: SavedEvent) -> None:
         function = start(REPOSITORIES="*,!scratch/*")
         function.create("ml/train", "team/app", "scratch/x1")
-        function.create("ml/done", policy=document(allow_pull(ROLE)))
+        function.create("ml/done", policy=document(grant(ROLE)))
 
         report = function.invoke(saved_event("rerun-all"))
 
         assert report["checked"] == 3
         assert report["outcomes"] == {"attached": 2, "unchanged": 1}
-        assert function.policy("ml/train") == function.policy("team/app") == document(allow_pull(ROLE))
+        assert function.has("ml/train", document(grant(ROLE)))
+        assert function.has("team/app", document(grant(ROLE)))
         assert function.policy("scratch/x1") is None
 
     def test_of_names_and_globs_reconciles_each_repository_once(self, start: Start) -> None:
@@ -415,7 +317,7 @@ class TestAManualRun:
         for _ in range(2):
             function.invoke(saved_event("created-by-api"))
 
-        assert function.policy("team/app") == document(FOREIGN, allow_pull(ROLE))
+        assert function.has("team/app", document(FOREIGN, grant(ROLE)))
 
 
 class TestADryRun:
@@ -468,11 +370,11 @@ class TestTheRoleCheck:
 class TestUnlistedRoles:
     def test_are_kept_by_default(self, start: Start) -> None:
         function = start()
-        function.create("team/app", policy=document(allow_pull(OTHER_ROLE)))
+        function.create("team/app", policy=document(grant(OTHER_ROLE)))
 
         report = function.invoke({"repositories": ["team/app"]})
 
-        assert function.policy("team/app") == document(allow_pull(OTHER_ROLE, ROLE))
+        assert function.has("team/app", document(grant(OTHER_ROLE, ROLE)))
         assert report["repositories"][0]["added"] == {"AllowPull": [ROLE]}
         assert report["repositories"][0]["unlisted"] == {"AllowPull": [OTHER_ROLE]}
 
@@ -480,8 +382,8 @@ class TestUnlistedRoles:
         self, start: Start, logged: Callable[[], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
     ) -> None:
         function = start()
-        function.create("team/app", policy=document(allow_pull(OTHER_ROLE, ROLE)))
-        function.create("team/other", policy=document(allow_pull(ROLE)))
+        function.create("team/app", policy=document(grant(OTHER_ROLE, ROLE)))
+        function.create("team/other", policy=document(grant(ROLE)))
 
         report = function.invoke({"repositories": ["*"]})
 
@@ -499,11 +401,11 @@ class TestUnlistedRoles:
 
     def test_are_removed_on_request_and_reported(self, start: Start) -> None:
         function = start(REMOVE_UNLISTED_ROLES="true")
-        function.create("team/app", policy=document(FOREIGN, allow_pull(OTHER_ROLE)))
+        function.create("team/app", policy=document(FOREIGN, grant(OTHER_ROLE)))
 
         report = function.invoke({"repositories": ["team/app"]})
 
-        assert function.policy("team/app") == document(FOREIGN, allow_pull(ROLE))
+        assert function.has("team/app", document(FOREIGN, grant(ROLE)))
         assert report["repositories"][0]["removed"] == {"AllowPull": [OTHER_ROLE]}
 
 
@@ -524,7 +426,7 @@ class TestASweepThatRunsOutOfTime:
         assert invocation_type == "Event"
         function.remaining_milliseconds = itertools.repeat(900_000)
         assert "continued" not in function.invoke(payload)
-        assert all(function.policy(name) == document(allow_pull(ROLE)) for name in ("a1", "b2", "c3"))
+        assert all(function.has(name, document(grant(ROLE))) for name in ("a1", "b2", "c3"))
 
     def test_and_its_continuations_share_a_correlation_id(
         self,
@@ -597,8 +499,9 @@ class TestAFailure:
         with pytest.raises(Exception, match=r"^1 of 3 repositories failed: second: .* 10,4\d\d characters"):
             function.invoke({"repositories": ["*"]})
 
-        assert function.policy("first") == function.policy("third") == document(allow_pull(ROLE))
-        assert function.policy("second") == long_policy(10_200)
+        assert function.has("first", document(grant(ROLE)))
+        assert function.has("third", document(grant(ROLE)))
+        assert function.has("second", long_policy(10_200))
 
     def test_in_a_dry_run_raises_an_error_too(self, start: Start) -> None:
         function = start()
@@ -630,7 +533,7 @@ class TestAFailure:
         with pytest.raises(Exception, match=r"^1 of 2 .*(first|second): unexpected ZeroDivisionError"):
             function.invoke({"repositories": ["first", "second"]})
 
-        assert [function.policy("first"), function.policy("second")].count(document(allow_pull(ROLE))) == 1
+        assert sum(function.has(name, document(grant(ROLE))) for name in ("first", "second")) == 1
 
     def test_caused_by_a_bug_is_logged_with_its_place_but_without_its_text(
         self, start: Start, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[dict[str, Any]]]
@@ -736,21 +639,18 @@ class TestTheLog:
         self,
         start: Start,
         saved_event: SavedEvent,
-        caplog: pytest.LogCaptureFixture,
+        logged: Callable[[], list[dict[str, Any]]],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        everything = io.StringIO()
+        monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(everything)])
+        monkeypatch.setattr(logging.root, "level", logging.DEBUG)
         function = start()
         function.create("team/app", policy=document(FOREIGN))
 
-        logger = logging.getLogger("ecr-allow-pull")
-        monkeypatch.setattr(logger, "propagate", True)
-        with caplog.at_level(logging.DEBUG):
-            function.invoke(saved_event("created-by-api"))
+        function.invoke(saved_event("created-by-api"))
 
-        written = [
-            logger.handlers[0].format(record) for record in caplog.records if record.name == logger.name
-        ]
-        lines = [json.loads(line) for line in written]
+        lines = logged()
         assert [(line["message"], line.get("repository")) for line in lines] == [
             ("reconciled", "team/app"),
             ("report", None),
@@ -760,20 +660,19 @@ class TestTheLog:
             assert line["function_request_id"] == "11111111-1111-4111-8111-111111111111"
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00", line["timestamp"])
         for secret in ("AROAEXAMPLE", "203.0.113.12", "444444444444", "Signature"):
-            assert secret not in str(written) + caplog.text
+            assert secret not in str(lines) + everything.getvalue()
 
     def test_records_a_failure_with_its_reason_and_the_totals(
-        self, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, start: Start, logged: Callable[[], list[dict[str, Any]]]
     ) -> None:
         function = start()
         function.create("long", policy=long_policy(10_200))
-        monkeypatch.setattr(logging.getLogger("ecr-allow-pull"), "propagate", True)
 
         with pytest.raises(Exception, match="long"):
             function.invoke({"repositories": ["long"]})
 
-        failed, report = (vars(record) for record in caplog.records if record.name == "ecr-allow-pull")
-        assert (failed["levelname"], failed["repository"]) == ("ERROR", "long")
+        failed, report = logged()
+        assert (failed["level"], failed["repository"]) == ("ERROR", "long")
         assert "10,240" in failed["reason"]
         assert report["outcomes"] == {"failed": 1}
 
@@ -849,7 +748,7 @@ class TestMetrics:
             "Principal": "*",
             "Action": "ecr:BatchCheckLayerAvailability",
         }
-        function.create("team/app", policy=document(deny, allow_pull(ROLE)))
+        function.create("team/app", policy=document(deny, grant(ROLE)))
 
         report = function.invoke({"repositories": ["team/app"]})
 
@@ -891,7 +790,7 @@ class TestTheResponse:
     def test_is_truncated_for_many_repositories(self, start: Start) -> None:
         function = start()
         function.create(*(f"r{number}" for number in range(120)))
-        function.create(*(f"done/r{number}" for number in range(5)), policy=document(allow_pull(ROLE)))
+        function.create(*(f"done/r{number}" for number in range(5)), policy=document(grant(ROLE)))
 
         report = function.invoke({"repositories": ["*"]})
 
@@ -901,7 +800,7 @@ class TestTheResponse:
 
     def test_omits_unchanged_repositories_among_many(self, start: Start) -> None:
         function = start()
-        function.create(*(f"done/r{number}" for number in range(120)), policy=document(allow_pull(ROLE)))
+        function.create(*(f"done/r{number}" for number in range(120)), policy=document(grant(ROLE)))
         function.create("new")
 
         report = function.invoke({"repositories": ["*"]})

@@ -1,21 +1,29 @@
 """Tests `diagnose` on the fake AWS: each check with its reason, the verdict and the exit code."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devstack.fake_aws import FakeAws
-from tests.unit.command_line import DATA_PLANE, DENY, GRANT, REGISTRY, ROLE, VPC, Output, Run, policy, runner
+from tests.unit.command_line import (
+    DATA_PLANE,
+    DENY,
+    GRANT,
+    HOST,
+    IMAGE,
+    REGISTRY,
+    REPOSITORY_ARN,
+    ROLE,
+    VPC,
+    Output,
+    Run,
+    policy,
+)
 
-HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
-IMAGE = f"{HOST}/team/app:v1"
 CACHED = f"{HOST}/docker-hub/library/alpine"
 BOTH_SIDES = ("--profile", "registry", "--role-profile", "data-plane")
 NAME = ROLE.rpartition("/")[2]
-ARN_PREFIX = f"arn:aws:ecr:us-east-1:{REGISTRY}:repository"
 DEAD_ID = "AROAEXAMPLEDELETED01"
 RULE = {"ecrRepositoryPrefix": "docker-hub", "upstreamRegistryUrl": "registry-1.docker.io"}
 IMPORT, CREATE = "ecr:BatchImportUpstreamImage", "ecr:CreateRepository"
@@ -24,20 +32,13 @@ REQUIRED_GRANT = GRANT | {"Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlFor
 
 
 @pytest.fixture
-def aws() -> Iterator[FakeAws]:
+def aws() -> FakeAws:
     """A repository with an image and the grant, and a role that may pull."""
-    with FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"}).serving() as aws:
-        aws.ecr.create_role(ROLE)
-        aws.ecr.create_repository("team/app", policy=policy(GRANT))
-        aws.images["team/app", "v1"] = "ACTIVE"
-        yield aws
-
-
-@pytest.fixture
-def run(
-    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
-    return runner(aws, monkeypatch, capsys, tmp_path)
+    aws = FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"})
+    aws.ecr.create_role(ROLE)
+    aws.ecr.create_repository("team/app", policy=policy(GRANT))
+    aws.images["team/app", "v1"] = "ACTIVE"
+    return aws
 
 
 @pytest.fixture
@@ -276,7 +277,7 @@ class TestRepositoryPolicy:
 
 
 class TestRegistryPolicy:
-    PULL = REQUIRED_GRANT | {"Sid": "Everywhere", "Resource": f"{ARN_PREFIX}/team/*"}
+    PULL = REQUIRED_GRANT | {"Sid": "Everywhere", "Resource": f"{REPOSITORY_ARN}/team/*"}
 
     def test_that_allows_the_pull_is_enough(self, aws: FakeAws, diagnose: Run) -> None:
         aws.ecr.delete_policy("team/app")
@@ -289,7 +290,7 @@ class TestRegistryPolicy:
 
     def test_for_other_repositories_does_not_matter(self, aws: FakeAws, diagnose: Run) -> None:
         aws.ecr.delete_policy("team/app")
-        aws.ecr.registry_policy = policy(self.PULL | {"Resource": f"{ARN_PREFIX}/ml/*"})
+        aws.ecr.registry_policy = policy(self.PULL | {"Resource": f"{REPOSITORY_ARN}/ml/*"})
 
         assert diagnose().code == 2
 
@@ -323,12 +324,12 @@ class TestRegistryPolicy:
         assert '✗ Denied: statement "Quarantine" in the registry policy denies' in output.words
 
     def test_that_denies_other_resources_does_not_matter(self, aws: FakeAws, diagnose: Run) -> None:
-        aws.ecr.registry_policy = policy(DENY | {"NotResource": f"{ARN_PREFIX}/team/*"})
+        aws.ecr.registry_policy = policy(DENY | {"NotResource": f"{REPOSITORY_ARN}/team/*"})
 
         assert diagnose().code == 0
 
     def test_with_a_policy_variable_is_undecided(self, aws: FakeAws, diagnose: Run) -> None:
-        variable = f"{ARN_PREFIX}/${{aws:PrincipalTag/team}}/*"
+        variable = f"{REPOSITORY_ARN}/${{aws:PrincipalTag/team}}/*"
         aws.ecr.registry_policy = policy(DENY | {"Resource": variable})
 
         output = diagnose()
@@ -386,7 +387,7 @@ class TestPullThroughCache:
         self, aws: FakeAws, diagnose: Run
     ) -> None:
         image = f"{HOST}/docker-hub/library/debian:12"
-        resource = {"Resource": f"{ARN_PREFIX}/docker-hub/*"}
+        resource = {"Resource": f"{REPOSITORY_ARN}/docker-hub/*"}
         output = diagnose(image)
         assert output.code == 2
         assert "the first pull creates it" in output.words

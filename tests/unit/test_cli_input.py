@@ -1,10 +1,7 @@
 """Wrong input and broken environments: one sentence on standard error, exit code 1, and nothing written."""
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,17 +12,17 @@ from devstack.host import free_port
 from tests.unit.command_line import (
     DATA_PLANE,
     GRANT,
+    HOST,
+    IMAGE,
+    PLAN,
     REGISTRY,
     ROLE,
     Run,
     assert_one_sentence,
     policy,
-    runner,
 )
 
-HOST = f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com"
-PLAN = ("plan", "--worker-role", ROLE)
-DIAGNOSE = ("diagnose", f"{HOST}/team/app:v1", "--role", ROLE, "--profile", "registry")
+DIAGNOSE = ("diagnose", IMAGE, "--role", ROLE, "--profile", "registry")
 HTML = Response(200, "text/html", "<html><body>Please log in to the network</body></html>")
 BAD_GATEWAY = Response(502, "text/html", "<html><h1>502 Bad Gateway</h1></html>")
 FORBIDDEN = Response(403, "text/html", "<html><h1>Blocked by policy</h1></html>")
@@ -43,21 +40,18 @@ EXPIRED_XML = Response(
 
 @pytest.fixture
 def aws() -> Iterator[FakeAws]:
-    with FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"}).serving() as aws:
-        aws.ecr.create_role(ROLE)
-        aws.ecr.create_repository("team/app", policy=policy(GRANT))
-        aws.images["team/app", "v1"] = "ACTIVE"
-        yield aws
-        assert aws.ecr.calls[WRITE] == 0
+    aws = FakeAws(roles={ROLE: "AROAEXAMPLEEXISTING1"})
+    aws.ecr.create_role(ROLE)
+    aws.ecr.create_repository("team/app", policy=policy(GRANT))
+    aws.images["team/app", "v1"] = "ACTIVE"
+    yield aws
+    assert aws.ecr.calls[WRITE] == 0
 
 
-@pytest.fixture
-def run(
-    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.ecr.retry._FIRST_DELAY", 0.001)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
-    return runner(aws, monkeypatch, capsys, tmp_path)
 
 
 COMMANDS = pytest.mark.parametrize("command", [PLAN, DIAGNOSE[:4]], ids=["plan", "diagnose"])
@@ -247,6 +241,12 @@ class TestVariables:
 
 
 class TestNetwork:
+    @pytest.fixture
+    def aws(self, aws: FakeAws) -> Iterator[FakeAws]:
+        """The fake AWS over the network."""
+        with aws.serving():
+            yield aws
+
     @COMMANDS
     def test_without_an_endpoint(self, run: Run, command: tuple[str, ...]) -> None:
         output = run(*command, AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}")
@@ -288,8 +288,13 @@ class TestNetwork:
 
 
 class TestInterrupt:
-    def test_of_a_diagnosis_prints_one_sentence(self, aws: FakeAws, run: Run) -> None:
-        aws.ecr.run_before("GetRegistryPolicy", lambda: os.kill(os.getpid(), signal.SIGINT))
+    def test_of_a_diagnosis_prints_one_sentence(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ctrl-C raises the exception in the main thread, which waits for a response."""
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(FakeAws, "respond", interrupted)
 
         output = run(*DIAGNOSE)
 

@@ -1,12 +1,12 @@
 """Tests `plan` on the fake AWS: what it shows, its exit codes and errors, and that it cannot write."""
 
+import json
 import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,13 +22,13 @@ from tests.unit.command_line import (
     DENY,
     GRANT,
     OTHER_ROLE,
+    REPOSITORY_ARN,
     ROLE,
     VPC,
     Output,
     Run,
     assert_one_sentence,
     policy,
-    runner,
 )
 from tests.unit.function import Function
 
@@ -36,26 +36,18 @@ NOT_READABLE = EcrError(
     "AccessDeniedException", "not authorized to perform: ecr:GetRepositoryPolicy with an explicit deny"
 )
 EXPIRED = EcrError("ExpiredTokenException", "The security token included in the request is expired")
-HTML = "<html><body>Please log in</body></html>"
 
 
 @pytest.fixture
-def aws() -> Iterator[FakeAws]:
-    with FakeAws().serving() as aws:
-        aws.ecr.create_role(ROLE, OTHER_ROLE)
-        yield aws
+def aws() -> FakeAws:
+    aws = FakeAws()
+    aws.ecr.create_role(ROLE, OTHER_ROLE)
+    return aws
 
 
 @pytest.fixture
 def ecr(aws: FakeAws) -> FakeEcr:
     return aws.ecr
-
-
-@pytest.fixture
-def run(
-    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
-    return runner(aws, monkeypatch, capsys, tmp_path)
 
 
 @pytest.fixture
@@ -308,6 +300,87 @@ def test_long_lists_are_shortened_in_the_table_and_complete_in_json(ecr: FakeEcr
 
     assert "team/app-011, … and 88 more" in run_plan().words
     assert [one["repository"] for one in run_plan("--json").json["repositories"]] == names
+
+
+class TestGroups:
+    """What several repositories share is shown once, with their names."""
+
+    @staticmethod
+    def fail(ecr: FakeEcr, name: str, message: str) -> None:
+        ecr.create_repository(name)
+        ecr.inject_faults(READ, EcrError("InvalidParameterException", message), repository=name)
+
+    def test_of_failures_do_not_depend_on_the_repository_that_the_reason_names(
+        self, ecr: FakeEcr, run_plan: Run
+    ) -> None:
+        for name in ("team/app", "team/app-2", "ecr"):
+            self.fail(ecr, name, f"{REPOSITORY_ARN}/{name} has a fault")
+        for name in ("ml/train", "policy"):
+            self.fail(ecr, name, f"The repository with name '{name}' has a faulty policy")
+
+        output = run_plan()
+
+        assert "3 repositories failed" in output.words
+        assert f"{REPOSITORY_ARN}/… has a fault ecr, team/app, team/app-2" in output.words
+        assert "2 repositories failed" in output.words
+        assert "The repository with name '…' has a faulty policy ml/train, policy" in output.words
+
+    def test_of_failures_are_separate_for_different_reasons(self, ecr: FakeEcr, run_plan: Run) -> None:
+        self.fail(ecr, "team/app", f"{REPOSITORY_ARN}/other has a fault")
+        self.fail(ecr, "team/web", f"{REPOSITORY_ARN}/team/web has a fault")
+
+        assert run_plan().out.count("1 repository failed") == 2
+
+    @pytest.mark.parametrize(
+        ("change", "kind"),
+        [
+            ({"Principal": {"AWS": f"{OTHER_ROLE}-{{}}"}}, "principals"),
+            ({"Sid": "No{}", "Effect": "Deny"}, "statements that deny a grant"),
+        ],
+        ids=["unlisted", "denied"],
+    )
+    def test_after_the_tenth_are_counted(
+        self, ecr: FakeEcr, run_plan: Run, change: dict[str, Any], kind: str
+    ) -> None:
+        for number in range(13):
+            statement = json.loads(json.dumps(GRANT | change).replace("{}", str(number)))
+            ecr.create_role(f"{OTHER_ROLE}-{number}")
+            ecr.create_repository(f"team/app-{number:02}", policy=policy(GRANT, statement))
+
+        output = run_plan()
+
+        assert output.has(f"… and 3 more {kind}: see --json")
+        assert "team/app-09" in output.out
+        assert "team/app-10" not in output.out
+
+    def test_after_the_tenth_reason_and_kind_of_change_are_counted(self, ecr: FakeEcr, run_plan: Run) -> None:
+        for number in range(11):
+            self.fail(ecr, f"team/app-{number}", f"fault {number}")
+            role = f"{OTHER_ROLE}-{number}"
+            ecr.create_role(role)
+            ecr.create_repository(f"ml/{number}", policy=policy(GRANT | {"Principal": {"AWS": role}}))
+
+        output = run_plan("--remove-unlisted-roles")
+
+        assert output.has("… and 1 more reasons: see --json", "… and 1 more kinds of change: see --json")
+
+    def test_of_ten_are_all_shown(self, ecr: FakeEcr, run_plan: Run) -> None:
+        for number in range(10):
+            self.fail(ecr, f"team/app-{number}", f"fault {number}")
+
+        output = run_plan()
+
+        assert "fault 9" in output.out
+        assert "more reasons" not in output.out
+
+    def test_are_ordered_by_size(self, ecr: FakeEcr, run_plan: Run) -> None:
+        self.fail(ecr, "ab", "rare")
+        for name in ("xy", "yz"):
+            self.fail(ecr, name, "frequent")
+
+        output = run_plan().out
+
+        assert output.index("frequent") < output.index("rare")
 
 
 class TestJson:

@@ -18,11 +18,11 @@ from cli.diagnose.facts import OPTIONAL, PULL, TOKEN, Facts, RegistryFacts, Role
 from cli.diagnose.image import parse_image
 from cli.diagnose.simulation import interpret
 from cli.plan.today import RegistrySide, Today, pull_today
-from tests.unit import evaluator
+from tests.unit import command_line, evaluator
+from tests.unit.command_line import DATA_PLANE, REGISTRY
 
-REGISTRY, DATA_PLANE = "111122223333", "222222222222"
-IMAGE = parse_image(f"{REGISTRY}.dkr.ecr.us-east-1.amazonaws.com/team/app:v1")
-ARN_PREFIX = f"arn:aws:ecr:us-east-1:{REGISTRY}:repository/"
+IMAGE = parse_image(command_line.IMAGE)
+ARN_PREFIX = f"{command_line.REPOSITORY_ARN}/"
 ARN = f"{ARN_PREFIX}team/app"
 ACTIONS = (*PULL, TOKEN)
 KEYS = ("aws:SourceVpc", "aws:PrincipalTag/team")

@@ -1,33 +1,23 @@
 """Whether a trail announces new repositories: by its state, its region and its selectors."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devstack.fake_aws import FakeAws, Response
-from tests.unit.command_line import GRANT, ROLE, Output, Run, policy, runner
+from tests.unit.command_line import GRANT, PLAN, ROLE, Output, Run, policy
 
-PLAN = ("plan", "--worker-role", ROLE)
 ARN = "arn:aws:cloudtrail:us-east-1:111122223333:trail/audit"
 TRAIL = {"Name": "audit", "TrailARN": ARN, "HomeRegion": "us-east-1"}
 MANAGEMENT = {"Field": "eventCategory", "Equals": ["Management"]}
 
 
 @pytest.fixture
-def aws() -> Iterator[FakeAws]:
-    with FakeAws(trails=[TRAIL]).serving() as aws:
-        aws.ecr.create_role(ROLE)
-        aws.ecr.create_repository("team/app", policy=policy(GRANT))
-        yield aws
-
-
-@pytest.fixture
-def run(
-    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
-    return runner(aws, monkeypatch, capsys, tmp_path)
+def aws() -> FakeAws:
+    aws = FakeAws(trails=[TRAIL])
+    aws.ecr.create_role(ROLE)
+    aws.ecr.create_repository("team/app", policy=policy(GRANT))
+    return aws
 
 
 def status(run: Run) -> str:

@@ -1,17 +1,20 @@
 """Tests the documentation: links, code blocks, commands, and the facts that it repeats from the code."""
 
+import itertools
 import json
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jmespath
 import pytest
 from botocore import xform_name
+from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
 
@@ -19,7 +22,6 @@ from cli.app import cli
 from cli.permissions import PLAN, READS
 from cli.variables import OPTIONS
 from devstack.host import PROJECT
-from handler.ecr.registry import MAX_CONCURRENCY
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob(".github/*.md")])
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -121,6 +123,11 @@ def test_page_says_first_what_its_reader_can_do_or_knows_after_reading_it(page: 
     assert re.search(r"After reading this page, you (?:can|know)", first_paragraph)
 
 
+@cache
+def service_model(service: str) -> ServiceModel:
+    return get_session().get_service_model(service)
+
+
 @pytest.mark.parametrize("command", commands("aws"), ids=str)
 def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
     _, service, operation, *arguments = command.words
@@ -128,15 +135,107 @@ def test_aws_command_has_the_options_of_the_api(command: Command) -> None:
     if f"{service} {operation}" in CLI_ONLY_COMMANDS:
         assert options <= CLI_ONLY_COMMANDS[f"{service} {operation}"]
         return
-    model = get_session().get_service_model(service)
+    model = service_model(service)
 
     [name] = [name for name in model.operation_names if option_of(name) == operation]
     parameters = model.operation_model(name).input_shape
     assert parameters
     assert options <= {f"--{option_of(member)}" for member in parameters.members}
     assert options >= {f"--{option_of(member)}" for member in parameters.required_members}
-    if "--query" in arguments:
-        jmespath.compile(arguments[arguments.index("--query") + 1])
+
+
+def sample(shape: Shape, texts: Sequence[str], depth: int = 0) -> Any:  # noqa: ANN401 - JSON
+    """Return a response of a shape: lists have one item for each text, with the text as every string."""
+    if isinstance(shape, StructureShape):
+        return {name: sample(each, texts, depth + 1) for name, each in shape.members.items() if depth < 8}
+    if isinstance(shape, ListShape):
+        return [sample(shape.member, [text], depth + 1) for text in texts]
+    if isinstance(shape, MapShape):
+        return {texts[0]: sample(shape.value, texts, depth + 1)}
+    return {"integer": 1, "long": 1, "float": 1.0, "double": 1.0, "boolean": True}.get(
+        shape.type_name, texts[0]
+    )
+
+
+def is_complete(found: object) -> bool:
+    """Return whether a value has something, and no null."""
+    if isinstance(found, list):
+        return bool(found) and all(map(is_complete, found))
+    return found is not None
+
+
+def queries() -> list[Command]:
+    inline = [
+        Command(page, shlex.split(text))
+        for page in PAGES
+        for text in re.findall(r"`(aws [^`]*--query [^`]*)`", prose(page))
+    ]
+    return [each for each in (*commands("aws"), *inline) if "--query" in each.words]
+
+
+@pytest.mark.parametrize("command", queries(), ids=str)
+def test_query_of_an_aws_command_finds_something_in_the_response_of_the_api(command: Command) -> None:
+    _, service, operation, *arguments = command.words
+    query = arguments[arguments.index("--query") + 1]
+    model = service_model(service)
+    [name] = [name for name in model.operation_names if option_of(name) == operation]
+    output = model.operation_model(name).output_shape
+    assert output
+
+    found = jmespath.search(query, sample(output, re.findall(r"'([^']*)'", query) or ["text"]))
+
+    assert is_complete(found), found
+
+
+FILE = re.compile(r"(?:file://)?([\w.-]+(?:/[\w.-]+)*\.(?:json|md|py|svg|toml|txt|ya?ml))")
+# The text says that the reader writes the file.
+SAVED = re.compile(r"\b(?:[Cc]opy|[Cc]reate|[Ss]ave|[Ww]rite)\b[^`.]{0,20}`([\w./-]+)`")
+WRITES = {">", ">>", "-a", "--output-template-file"}
+
+
+def is_placeholder(path: str) -> bool:
+    return bool(re.search(r"[A-Z]{4}", path)) and not (PROJECT / path).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_command_reads_exists_or_was_written_by_an_earlier_command(page: Path) -> None:
+    written = set(SAVED.findall(" ".join(prose(page).split())))
+    for command in commands_of(page):
+        for before, word in itertools.pairwise(command.words):
+            if (match := FILE.fullmatch(word)) and not is_placeholder(match[1]):
+                if before in WRITES:
+                    written.add(match[1])
+                assert match[1] in written or (PROJECT / match[1]).exists(), command
+
+
+def test_every_file_that_the_text_names_exists() -> None:
+    named = {
+        path
+        for page in PAGES
+        if page.stem != "CHANGELOG"  # it is about earlier versions
+        for code in re.findall(r"`([^`]+)`", prose(page))
+        for word in code.split()
+        if (match := FILE.fullmatch(word)) and "/" in (path := match[1]) and not is_placeholder(path)
+    }
+
+    assert len(named) > 10
+    assert {
+        path for path in named if not any((PROJECT / root / path).exists() for root in ("", "src/handler"))
+    } == set()
+
+
+def test_every_page_and_section_that_the_code_names_exists() -> None:
+    named = {
+        link
+        for path in (PROJECT / "template.yaml", *PROJECT.glob("src/**/*.py"), *PROJECT.glob("cli/**/*.py"))
+        for link in re.findall(r"docs/([\w-]+\.md)(?:#([\w-]+))?", path.read_text())
+    }
+
+    assert named
+    for name, anchor in named:
+        page = PROJECT / "docs" / name
+        assert page.exists(), name
+        assert not anchor or anchor in anchors(page), anchor
 
 
 def service(name: str) -> dict[str, object]:
@@ -312,12 +411,9 @@ def test_every_parameter_is_listed_with_its_default_and_the_readme_lists_five() 
     assert set(in_readme) <= defaults.items()
 
 
-def test_documented_concurrency_is_that_of_the_registry() -> None:
-    page = (PROJECT / "docs/how-it-works.md").read_text().replace("\n", " ")
-
-    assert f"reconciles {MAX_CONCURRENCY} repositories concurrently" in page
-
-
 def test_images_load_no_external_resources() -> None:
-    for image in PROJECT.glob("docs/*.svg"):
+    images = [*PROJECT.glob("docs/*.svg")]
+
+    assert images
+    for image in images:
         assert not re.search(r"(?:href|src|url)\W*https?:", image.read_text()), image.name

@@ -115,6 +115,15 @@ def test_any_json_as_an_event_is_parsed_or_rejected(event: object) -> None:
             assert json.loads(json.dumps(request.payload("0e")))
 
 
+def test_the_input_that_is_mutated_is_valid() -> None:
+    """Otherwise, the tests of this module would show that everything is rejected."""
+    request = parse_event(EVENT, FUNCTION)
+
+    assert isinstance(request, Request)
+    assert request.repositories == ("app",)
+    assert parse(json.dumps(POLICY)) == POLICY
+
+
 @given(mutated(EVENT))
 def test_an_event_yields_only_valid_repository_names(event: object) -> None:
     try:

@@ -1,23 +1,21 @@
 """The metrics that the deployed function emits, against those that the alarms and the dashboard read."""
 
-import importlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from devstack.fake_ecr import ACCOUNT, REGION, FakeEcr
+from devstack.fake_ecr import FakeEcr
 from handler.events.request import InvalidEvent
 from handler.report.report import RepositoriesFailed
 from handler.settings import Settings
 from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.cloudformation import ROLE_ARN, STACK, deployed
+from tests.unit.process import starter
 
 type Metric = tuple[str, str, str]
 
@@ -30,40 +28,22 @@ def statement(effect: str, sid: str, action: object, *principals: str) -> dict[s
 
 
 @pytest.fixture
-def ecr() -> Iterator[FakeEcr]:
-    with FakeEcr().serving() as ecr:
-        yield ecr
+def ecr() -> FakeEcr:
+    return FakeEcr()
 
 
 @pytest.fixture
 def invoke(
     ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch, processed_template: dict[str, Any]
-) -> Iterator[Callable[[object], None]]:
+) -> Iterator[Callable[[object], object]]:
     """Start the function with the variables that the template sets, and invoke it."""
     function = deployed(processed_template, WorkerRoleArns=f"{ROLE_ARN},{MISSING_ROLE}")["Function"]
     variables = function["Environment"]["Variables"] | {
         "ROLE_CHECK_REPOSITORY": ROLE_CHECK_REPOSITORY,
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL": ecr.url,
         "ROLE_NAME": "role",
     }
-    for variable, value in variables.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    sys.modules.pop("handler.app", None)  # another test may have imported it, with other variables
-    app = importlib.import_module("handler.app")
-    context = SimpleNamespace(
-        aws_request_id="1",
-        function_name="ecr-allow-pull",
-        invoked_function_arn=f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:ecr-allow-pull",
-        memory_limit_in_mb=1024,
-        get_remaining_time_in_millis=lambda: 900_000,
-    )
-    yield lambda event: app.lambda_handler(event, context)
-    sys.modules.pop("handler.app")
+    for start in starter(ecr, monkeypatch):
+        yield start(**variables).invoke
 
 
 def emitted(printed: str) -> set[Metric]:
@@ -104,7 +84,7 @@ def read_by_the_template(template: dict[str, Any]) -> set[Metric]:
 
 def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimensions(
     ecr: FakeEcr,
-    invoke: Callable[[object], None],
+    invoke: Callable[[object], object],
     capsys: pytest.CaptureFixture[str],
     saved_event: Callable[[str], dict[str, Any]],
     processed_template: dict[str, Any],
@@ -115,11 +95,7 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
     unlisted = statement("Allow", "AllowPull", PULL, "arn:aws:iam::333333333333:root")
     ecr.create_repository("denied", policy={"Version": "2012-10-17", "Statement": [denied, unlisted]})
     created, changed = (
-        json.loads(
-            json.dumps(saved_event(name) | {"region": REGION})
-            .replace("012345678912", ACCOUNT)
-            .replace("team/app", repository)
-        )
+        json.loads(json.dumps(saved_event(name)).replace("team/app", repository))
         for name, repository in (("created-by-api", "created"), ("policy-set", "drifted"))
     )
 
@@ -153,7 +129,7 @@ def test_every_metric_of_an_alarm_or_the_dashboard_is_emitted_with_its_dimension
 
 
 def test_the_metrics_name_each_added_principal_once_because_they_are_logged_at_every_level(
-    ecr: FakeEcr, invoke: Callable[[object], None], capsys: pytest.CaptureFixture[str]
+    ecr: FakeEcr, invoke: Callable[[object], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ecr.create_role(ROLE_ARN, MISSING_ROLE)
     ecr.create_repository(ROLE_CHECK_REPOSITORY, "one", "two")

@@ -4,14 +4,15 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from devstack.playground_commands import DEFAULT_PORT
-from scripts import breaks
 from tests.unit.cloudformation import deployed
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -139,6 +140,40 @@ def test_packaged_dependencies_are_the_tested_versions_and_are_pinned_with_hashe
     assert all(hashes for _, hashes in packaged.values())
 
 
+def closure(requirements: Iterable[str]) -> set[str]:
+    """Return the names of the packages that are installed for requirements on the runtime's Linux."""
+    found: set[str] = set()
+    pending = [*requirements]
+    while pending:
+        requirement = Requirement(pending.pop())
+        if (requirement.marker is None or requirement.marker.evaluate({"extra": ""})) and (
+            requirement.name not in found
+        ):
+            found.add(requirement.name)
+            pending += requires(requirement.name) or []
+    return {name.replace("_", "-") for name in found}
+
+
+def test_the_package_has_the_declared_dependencies_and_what_these_need_and_no_other() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+
+    assert project["dependencies"]
+    assert pins("src/requirements.txt").keys() == closure(project["dependencies"])
+
+
+def test_every_file_names_the_same_version_of_python(processed_template: dict[str, Any]) -> None:
+    (minimum,) = re.findall(
+        r">=(\d\.\d+),", tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
+    )
+    makefiles = [(PROJECT / name).read_text() for name in ("Makefile", "src/Makefile")]
+
+    assert deployed(processed_template)["Function"]["Runtime"] == f"python{minimum}"
+    assert (PROJECT / ".python-version").read_text().strip() == minimum
+    assert [
+        {*re.findall(r"(?:python|Python |--python(?:-version)? |find )(3\.\d+)", text)} for text in makefiles
+    ] == [{minimum}] * 2
+
+
 @pytest.mark.parametrize(
     "group", ["dev", "sam", "emulator", "awscli", "audit", "rigor", "runtime", "custodian", "uv"]
 )
@@ -188,13 +223,3 @@ def test_sam_deploy_asks_before_it_changes_anything() -> None:
         "fail_on_empty_changeset": False,
         "resolve_s3": True,
     }
-
-
-def test_every_break_for_mutation_testing_can_be_applied() -> None:
-    assert [one.title for one in breaks.load() if one.is_stale] == []
-
-
-def test_every_break_for_mutation_testing_has_tests() -> None:
-    missing = {test for one in breaks.load() for test in one.tests if not (PROJECT / test).exists()}
-
-    assert missing == set()

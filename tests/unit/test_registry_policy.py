@@ -1,6 +1,6 @@
 """The registry's policy: what it means for the grants, and what the report says on it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -100,7 +100,9 @@ class TestStatus:
         policy = evaluated(allow(), deny(Resource=f"{PREFIX}team/*"))
 
         assert policy.status is Status.CONDITIONAL
-        assert all(denial.conditional for denial in policy.denied_by)
+        assert [(denial.grant, denial.conditional) for denial in policy.denied_by] == [
+            (grant.sid, True) for grant in GRANTS[:2]
+        ]
 
     def test_denies_if_a_statement_denies_a_role_the_pull(self) -> None:
         policy = evaluated(allow(), deny(Principal={"AWS": B}))
@@ -190,3 +192,21 @@ class TestTheReport:
 
     def test_is_silent_if_the_policy_is(self) -> None:
         assert self.details(RegistryPolicy(Status.SILENT)) == {"status": "silent"}
+
+    @pytest.mark.parametrize(
+        ("statement", "lines"),
+        [
+            (deny(Action="ecr:BatchGetImage"), [("WARNING", "pull denied", "denies")]),
+            (deny(Action="ecr:DescribeImages"), [("WARNING", "grant denied", "silent")]),
+            (allow(), []),
+        ],
+    )
+    def test_logs_a_denial_with_what_it_means(
+        self,
+        logged: Callable[[], list[dict[str, Any]]],
+        statement: Json,
+        lines: list[tuple[str, str, str]],
+    ) -> None:
+        Report(Request(("*",)), dry_run=False).add_registry_policy(evaluated(statement))
+
+        assert [(line["level"], line["message"], line["status"]) for line in logged()] == lines

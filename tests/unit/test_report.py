@@ -1,6 +1,8 @@
 """The report: what is counted, logged and answered."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,14 +13,9 @@ from handler.report.report import Report, RepositoriesFailed
 from handler.settings import Mode
 
 ROLE = "arn:aws:iam::222222222222:role/unionai-acme-flyteworker-node-group"
+type Logged = Callable[[], list[dict[str, Any]]]
+
 FAILED = Result("team/app", Outcome.FAILED, error="not authorized")
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr("handler.telemetry.logger._logger.propagate", True)
-    caplog.set_level("INFO")
-    return caplog
 
 
 def metrics(printed: str) -> dict[str, float]:
@@ -65,7 +62,7 @@ class TestFailures:
             report.raise_for_failures()
 
     def test_of_a_missing_role_are_logged_with_the_repository_even_if_others_were_attached(
-        self, logged: pytest.LogCaptureFixture
+        self, logged: Logged
     ) -> None:
         report = Report(Request(("*",)), dry_run=False)
         report.add(
@@ -77,9 +74,9 @@ class TestFailures:
             )
         )
 
-        lines = [(line.levelname, line.message, vars(line).get("repository")) for line in logged.records]
+        lines = [(line["level"], line["message"], line.get("repository")) for line in logged()]
         assert lines == [("ERROR", "role missing", None), ("ERROR", "reconcile failed", "team/app")]
-        assert vars(logged.records[1])["missing_roles"] == [ROLE]
+        assert logged()[1]["missing_roles"] == [ROLE]
 
 
 class TestTheEnd:
@@ -205,7 +202,7 @@ class TestDrift:
     )
     def test_is_a_grant_that_was_attached_again_and_no_principal_that_was_removed(
         self,
-        logged: pytest.LogCaptureFixture,
+        logged: Logged,
         capsys: pytest.CaptureFixture[str],
         result: Result,
         message: str,
@@ -215,26 +212,26 @@ class TestDrift:
         report.add(result)
         report.publish()
 
-        assert logged.records[0].message == message
+        assert logged()[0]["message"] == message
         assert metrics(capsys.readouterr().out).get("DriftCorrected") == corrected
 
 
-def test_a_missing_role_is_logged_once_for_all_repositories(logged: pytest.LogCaptureFixture) -> None:
+def test_a_missing_role_is_logged_once_for_all_repositories(logged: Logged) -> None:
     report = Report(Request(("*",)), dry_run=False)
     for name in ("first", "second"):
         report.add(Result(name, Outcome.FAILED, missing_roles=(ROLE,)))
 
-    assert [line.message for line in logged.records].count("role missing") == 1
-    assert [line.message for line in logged.records].count("reconcile failed") == 2
+    assert [line["message"] for line in logged()].count("role missing") == 1
+    assert [line["message"] for line in logged()].count("reconcile failed") == 2
 
 
 def test_an_interrupted_repository_is_a_warning_and_no_failure(
-    logged: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    logged: Logged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report(Request(("*",)), dry_run=False)
     report.add(Result("team/app", Outcome.INTERRUPTED, error="Rate exceeded"))
     report.publish()
 
-    assert ("WARNING", "interrupted") in [(line.levelname, line.message) for line in logged.records]
+    assert ("WARNING", "interrupted") in [(line["level"], line["message"]) for line in logged()]
     assert "Failed" not in metrics(capsys.readouterr().out)
     report.raise_for_failures()

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -10,8 +9,6 @@ import pytest
 
 from devstack.fake_ecr import READ, WRITE, EcrError, FakeEcr, Fault, normalized
 from handler.ecr.registry import MAX_CONCURRENCY, Registry
-from handler.ecr.retry import Deadline
-from handler.reconcile.role_check import RoleCheck
 from handler.report.report import Report, RepositoriesFailed
 from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.function import Function, cloudtrail_event
@@ -260,27 +257,47 @@ class TestAMissingRole:
         assert details["added"] == {"AllowPull": [C]}
 
 
-class TestOneQuestionForManyThreads:
-    def test_is_asked_once(self, ecr: FakeEcr, function: Function) -> None:
-        ecr.delete_role(B)
-        ecr.latency = 0.02
-        settings = function.configured(WORKER_ROLE_ARNS=f"{A},{B}")
-        check = RoleCheck(Registry(ecr.client(), limiter_without_waits()), settings, "111122223333")
-        answers: list[frozenset[str]] = []
-        start = threading.Barrier(8)
+class TestAPolicyWithoutSpaceForARole:
+    @pytest.fixture(autouse=True)
+    def policy_with_space_for_a_short_role(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_role(short := "arn:aws:iam::444444444444:role/s")
+        used = len(json.dumps(document(push("444444444444", sid=""), grant(short)), separators=(",", ":")))
+        ecr.create_repository("app", policy=document(push("444444444444", sid="x" * (10_240 - used - 35))))
+        function.roles = (A, short)
 
-        def ask() -> None:
-            start.wait()
-            answers.append(check.missing([A, B], Deadline(lambda: 900, 0)))
+    def reason(self, function: Function, *, dry_run: bool = False) -> str:
+        (details,) = cast(
+            "list[dict[str, Any]]", function.reconcile(dry_run=dry_run).response()["repositories"]
+        )
+        assert details["outcome"] == "incomplete"
+        assert details["added"] == {"AllowPull": ["arn:aws:iam::444444444444:role/s"]}
+        return str(details["reason"])
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_is_no_reason_if_the_role_is_missing(
+        self, ecr: FakeEcr, function: Function, *, dry_run: bool
+    ) -> None:
+        ecr.delete_role(A)
 
-        assert answers == [frozenset({B})] * 8
-        assert ecr.calls[WRITE] == 2
+        assert self.reason(function, dry_run=dry_run).startswith(f"missing: {A}: it does not exist")
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_is_the_reason_if_the_role_exists(self, function: Function, *, dry_run: bool) -> None:
+        assert self.reason(function, dry_run=dry_run).startswith(
+            f"no space for {A}: the policy would have 10,"
+        )
+
+    def test_costs_one_check_for_that_role(self, ecr: FakeEcr, function: Function) -> None:
+        assert calls_of(ecr, function) == (1, 1, 1)
+        assert calls_of(ecr, function) == (1, 0, 0)
+
+    def test_gains_the_other_roles_even_if_the_check_fails(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.delete_repository(ROLE_CHECK_REPOSITORY)
+
+        (details,) = cast("list[dict[str, Any]]", function.reconcile().response()["repositories"])
+
+        assert details["added"] == {"AllowPull": ["arn:aws:iam::444444444444:role/s"]}
+        assert details["reason"].startswith("the role check failed")
 
 
 class TestACheckThatFails:

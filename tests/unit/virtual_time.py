@@ -9,7 +9,14 @@ from types import TracebackType
 
 from handler.ecr.rate_limiter import RateLimiter
 
-type Wakeup = tuple[float, int, threading.Semaphore]
+type Wakeup = tuple[float, int, threading.Lock]
+
+
+def _held_lock() -> threading.Lock:
+    """Return a lock as a binary semaphore without a permit: much faster than Python's own semaphore."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 class VirtualTime:
@@ -19,7 +26,7 @@ class VirtualTime:
         self.now = 0.0
         self._order = itertools.count()
         self._wakeups: list[Wakeup] = []
-        self._idle = threading.Semaphore(0)
+        self._idle = _held_lock()
         self._local = threading.local()
 
     def clock(self) -> float:
@@ -29,11 +36,11 @@ class VirtualTime:
         self.wake(self.current(), seconds)
         self.wait()
 
-    def current(self) -> threading.Semaphore:
-        semaphore: threading.Semaphore = self._local.semaphore
+    def current(self) -> threading.Lock:
+        semaphore: threading.Lock = self._local.semaphore
         return semaphore
 
-    def wake(self, semaphore: threading.Semaphore, seconds: float = 0.0) -> None:
+    def wake(self, semaphore: threading.Lock, seconds: float = 0.0) -> None:
         """Schedule the thread that waits on the semaphore."""
         heapq.heappush(self._wakeups, (self.now + seconds, next(self._order), semaphore))
 
@@ -47,7 +54,7 @@ class VirtualTime:
         threads = [
             threading.Thread(target=self._thread, args=(function, semaphore), daemon=True)
             for function in functions
-            if (semaphore := threading.Semaphore(0))
+            if (semaphore := _held_lock())
         ]
         for thread in threads:
             thread.start()
@@ -57,7 +64,7 @@ class VirtualTime:
             semaphore.release()
             self._idle.acquire()
 
-    def _thread(self, function: Callable[[], object], semaphore: threading.Semaphore) -> None:
+    def _thread(self, function: Callable[[], object], semaphore: threading.Lock) -> None:
         self._local.semaphore = semaphore
         self.wake(semaphore)
         self.wait()
@@ -71,7 +78,7 @@ class VirtualLock:
     def __init__(self, time: VirtualTime) -> None:
         self._time = time
         self._held = False
-        self._waiting: deque[threading.Semaphore] = deque()
+        self._waiting: deque[threading.Lock] = deque()
 
     def __enter__(self) -> None:
         if self._held:

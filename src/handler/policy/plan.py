@@ -95,6 +95,11 @@ def plan(
     return Plan(planned, frozenset(fitting), removed, tuple(sorted(kept)), unfit, excess)
 
 
+def policy_with(grantee: Grantee) -> Policy:
+    """Return the policy with one grantee and nothing else."""
+    return _edited(None, [grantee], ())
+
+
 def plan_removal(current: Policy | None, roles: Collection[str], *, remove_unlisted: bool = False) -> Plan:
     """Plan the policy in which our statements name none of the roles, and no deleted principal.
 

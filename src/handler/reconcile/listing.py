@@ -68,6 +68,8 @@ class Listing:
         self.continuation = replace(self.continuation, token=token, unmatched=unmatched, pages=pages)
         if token is None:
             self.globs = ()
+        else:
+            self._tokens.add(token)
         return matching
 
     def _list(self) -> tuple[list[Listed], str | None]:
@@ -83,8 +85,6 @@ class Listing:
             return self._list_again(error)
         if following in self._tokens or self.continuation.pages >= _MAX_PAGES:
             return self._list_again(RegistryError("ECR's listing of repositories repeats and does not end"))
-        if following:
-            self._tokens.add(following)
         return page, following
 
     def _list_again(self, error: RegistryError) -> tuple[list[Listed], str | None]:

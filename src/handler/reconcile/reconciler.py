@@ -100,7 +100,9 @@ class _Reconciliation:
             return self._result(Outcome.INTERRUPTED, f"no attempt succeeded in time: {error}")
         except PolicyRejected as error:
             return self._result(Outcome.FAILED, f"{error}. {rejection_hint(self._policy)}")
-        except (RegistryError, RoleCheckFailed, InvalidPolicy) as error:
+        except InvalidPolicy as error:
+            return self._result(Outcome.FAILED, f"{error}. Ask the owner to correct the policy")
+        except (RegistryError, RoleCheckFailed) as error:
             return self._result(Outcome.FAILED, str(error))
         return self._result()
 
@@ -112,6 +114,11 @@ class _Reconciliation:
             if not self._learn_missing_roles():
                 raise
             self._retry(self._read_plan_write)
+        if self._plan and self._plan.unfit:
+            # No write shows whether these roles exist. Those that do not exist need no space.
+            self._make_plan()
+            if self._learn_missing_roles():
+                self._make_plan()
 
     def _plan_only(self) -> None:
         """Plan the desired policy. No rejection shows missing roles, so ask about each that is added."""
@@ -126,6 +133,7 @@ class _Reconciliation:
         present, wanted = grantees_of(self._policy), grantees(self._grants)
         lacking = [each for each in wanted if each not in present] if self._plan else []
         added, removed = self._added & present, self._removed - present
+        listed = self._context.settings.roles() if self._removes else ()
         if outcome is None:
             error = self._plan.length_error if self._plan else ""
             if lacking or error:
@@ -142,7 +150,7 @@ class _Reconciliation:
             missing_roles=tuple(role for role in principals(lacking) if role in self._missing),
             denied_by=denials(self._policy, self._grants),
             error=error,
-            unlisted=present.difference(wanted),
+            unlisted=frozenset(each for each in present.difference(wanted) if each.principal not in listed),
             not_removed=self._plan.not_removed if self._plan else (),
         )
 

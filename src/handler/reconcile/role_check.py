@@ -13,8 +13,8 @@ from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound
 from handler.ecr.registry import Registry
 from handler.ecr.retry import Deadline, DeadlineExceeded, retry_with_backoff
 from handler.policy.document import render
-from handler.policy.grants import PULL, Grant
-from handler.policy.plan import plan
+from handler.policy.grants import PULL, Grantee
+from handler.policy.plan import policy_with
 from handler.settings import Settings
 
 # Less than Lambda's first retry, after a minute: a retry sees a role that was created meanwhile.
@@ -70,7 +70,8 @@ class RoleCheck:
                 f"ECR accepts no policy in the role check's repository {self._repository}, so it is unknown "
                 "which roles are missing: delete the repository, and create it again with the same name"
             )
-        self._confirmed |= missing
+        with self._lock:
+            self._confirmed |= missing
         return missing
 
     def _exists(self, principal: str, deadline: Deadline) -> bool:
@@ -90,8 +91,8 @@ class RoleCheck:
         return answer if self._clock() - asked_at < _ANSWER_HOLDS else None
 
     def _ask(self, principal: str, deadline: Deadline) -> bool | RoleCheckFailed:
-        policy = plan(None, [Grant(PULL, (principal,))]).policy
-        check = partial(self._registry.check_policy, self._repository, render(policy or {}))
+        policy = policy_with(Grantee(PULL, principal))
+        check = partial(self._registry.check_policy, self._repository, render(policy))
         try:
             retry_with_backoff(check, deadline)
         except PolicyRejected:
