@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from bench.results import (
@@ -38,20 +37,12 @@ def summary(results: Results) -> str:
 
 
 def limits(results: Results) -> str:
-    """Compare the times under each rate limit with the ideal time: the worst of all its cases."""
-    rows = [row for row in rows_of(results) if row.case == LIMITED and row.limit]
-    heading = ("rate limit", "burst", "time", "throttled", "time of the adaptive mode", "throttled")
-    lines = []
-    for (name, burst), group in groupby(
-        rows, key=lambda row: (row.limit and row.limit.name, row.limit and row.limit.burst)
-    ):
-        by_implementation = list(group)
-        cells = [
-            cell
-            for implementation in (OURS, ADAPTIVE)
-            for cell in _worst([row for row in by_implementation if row.implementation == implementation])
-        ]
-        lines.append((str(name), f"{burst} {'call' if burst == 1 else 'calls'}", *cells))
+    """Compare the times under all rate limits with the ideal times."""
+    rows = [row for row in rows_of(results) if row.case == LIMITED]
+    heading = ("sweep under a rate limit", "time", "throttled calls", "failures")
+    lines = (
+        (name, *_spread([row for row in rows if row.implementation == name])) for name in (OURS, ADAPTIVE)
+    )
     return "\n".join(_table(heading, lines))
 
 
@@ -92,11 +83,15 @@ def _find(rows: Iterable[Row], case: str, missing: str) -> Row:
     return next(row for row in rows if (row.case, row.missing, row.implementation) == (case, missing, OURS))
 
 
-def _worst(rows: Sequence[Row]) -> tuple[str, str]:
-    ratio = max(row.median / row.ideal for row in rows)
-    throttled = max(statistics.median(row.throttled) / statistics.median(row.calls) for row in rows)
-    failed = sum(statistics.median(row.failed) for row in rows)
-    return f"{ratio:.2f} x ideal" + (f", {failed:g} failed" if failed else ""), f"{throttled:.0%}"
+def _spread(rows: Sequence[Row]) -> tuple[str, str, str]:
+    ratios = [row.median / row.ideal for row in rows]
+    throttled = [statistics.median(row.throttled) / statistics.median(row.calls) for row in rows]
+    failures = sum(statistics.median(row.failed) for row in rows)
+    return (
+        f"{min(ratios):.2f} to {max(ratios):.2f} x the ideal",
+        f"{min(throttled):.0%} to {max(throttled):.0%}",
+        f"{failures:g}",
+    )
 
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

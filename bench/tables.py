@@ -31,6 +31,22 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _WIDTH = 160  # characters
+_INTRODUCTION = """\
+# Results of the benchmark
+
+Written by `make bench`, which takes about an hour. docs/performance.md shows the summary. `BENCH_QUICK=1 make
+bench` runs a two-minute trial that writes nothing into the project. `BENCH_ONLY=events,limited make bench`
+measures only these cases (`events`, `sweep`, `limited`, `memory`, `sizes`), and keeps the other results.
+
+- The registry is the tests' fake ECR, in its own process on loopback, without TLS.
+- Events run under AWS's runtime client and runtime interface emulator. A cold start begins with the start of
+  the process. ECR answers at once.
+- Packages are zipped and unpacked as Lambda does it. All implementations use the runtime's boto3.
+- Sweeps are measured from the start of the process to its end, with 30 ms a call to ECR, and memory without.
+- A function size determines the CPU share, which Linux control groups apply: 1,769 MB is one vCPU.
+- The ideal time is that of the necessary calls at the rate limit, after the burst.
+- In each round, the implementations take turns. Compare only ratios from one run.
+"""
 _COLUMNS: dict[str, Callable[[Row, dict[str, Row]], str]] = {
     "": lambda row, _: row.implementation,
     "function size": lambda row, _: f"{row.function_mb} MB",
@@ -112,10 +128,9 @@ def show(results: Results) -> None:
 def markdown(results: Results) -> str:
     """Return the tables in Markdown."""
     console = Console(file=StringIO(), width=_WIDTH)
-    console.print("# Results of the benchmark\n\nWritten by `make bench`. docs/performance.md explains them.")
     for table in tables(results):
         console.print(f"\n## {table.title}\n")
         table.title, table.box = None, box.MARKDOWN
         console.print(table)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return _INTRODUCTION + "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -1,5 +1,7 @@
 """Generates docs/evidence.md from acceptance/claims.toml: each claim about AWS, its source and its test."""
 
+from pathlib import PurePath
+
 from acceptance.claims import load
 from devstack.host import PROJECT
 
@@ -12,8 +14,9 @@ After reading this page, you know the claims about AWS that the code relies on, 
 
 `make acceptance` [tests the claims in an AWS account](../CONTRIBUTING.md#acceptance-on-aws). A claim with
 *either way* can be false: the code works in both cases.
+[`claims.toml`](../acceptance/claims.toml) names the test in each file.
 
-| Claim | Source | Test | Confirmed on AWS |
+| Claim | Source | Test | On AWS |
 |---|---|---|---|
 """
 
@@ -29,8 +32,8 @@ def page() -> str:
 
 
 def _link(test: str) -> str:
-    file, _, name = test.partition("::")
-    return f"[{name.rpartition('::')[2].removeprefix('test_').replace('_', ' ')}](../{file})"
+    file = test.partition("::")[0]
+    return f"[{PurePath(file).stem}](../{file})"
 
 
 if __name__ == "__main__":

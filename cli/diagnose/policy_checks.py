@@ -92,7 +92,10 @@ def _lacking(facts: Facts, policy: Policy | None, lacking: Sequence[str]) -> Che
     if set(lacking) == {IMPORT}:
         return Check(name, Mark.FAILED, reason, "Add the repository to PullThroughCacheRepositories.")
     if facts.creates_repository and CREATE not in lacking and IMPORT not in lacking:
-        fix = "Give the new repository a policy with a creation template: see docs/creation-template.md."
+        fix = (
+            "Give the new repository a policy with a creation template: "
+            "see docs/configuration.md#creation-template."
+        )
         return Check(name, Mark.FAILED, reason, fix)
     if CREATE in lacking:
         fix = "Add a statement to the registry policy: see docs/troubleshooting.md#pull-through-caches."

@@ -342,7 +342,9 @@ def _changes_of(patterns: list[str], texts: Sequence[str]) -> Iterator[list[str]
 
 EFFECTS = dict(
     re.findall(
-        r"^\| \[`([a-z-]+)\.json`\].* \| (.+) \|$", (PROJECT / "SECURITY.md").read_text(), re.MULTILINE
+        r"^\| \[[^\]]+\]\(samples/([a-z-]+)\.json\) \| (.+) \|$",
+        (PROJECT / "SECURITY.md").read_text(),
+        re.MULTILINE,
     )
 )
 # The policies: with the name of the stack in the sample, and with another one.

@@ -184,7 +184,7 @@ class TestHooks:
     def test_run_for_the_files_that_they_check(self) -> None:
         *python, docs = self.HOOKS
         checked = (
-            "README.md", "docs/invoking.md", "template.yaml", "pyproject.toml", "requirements/dev.txt",
+            "README.md", "docs/operations.md", "template.yaml", "pyproject.toml", "requirements/dev.txt",
             "Makefile", "src/Makefile", ".ci/run", ".github/workflows/test.yml", ".pre-commit-config.yaml",
         )  # fmt: skip
 

@@ -140,10 +140,10 @@ def test_every_metric_that_the_function_writes_is_read_or_unused_on_purpose(
     assert written.keys() - {each.name for each in read} == UNUSED
 
 
-def test_the_function_writes_the_metrics_of_the_monitoring_page_for_its_stack(
+def test_the_function_writes_the_metrics_of_the_runbook_for_its_stack(
     written: dict[str, Written],
 ) -> None:
-    page = (PROJECT / "docs/monitoring.md").read_text()
+    page = (PROJECT / "docs/operations.md").read_text()
     _, _, table = page.partition("## Metrics")
 
     assert written.keys() == {*re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)}

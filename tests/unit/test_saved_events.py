@@ -21,7 +21,7 @@ FUNCTION = FunctionIdentity(
 EVENTS: dict[str, Event] = {
     path.stem: json.loads(path.read_text()) for path in sorted(PROJECT.glob("events/*.json"))
 }
-PAGE = (PROJECT / "docs/invoking.md").read_text()
+PAGE = (PROJECT / "events/README.md").read_text()
 # What the page says of each event: rows name one or more files.
 MEANINGS = {
     name: meaning

@@ -14,7 +14,7 @@ from tests.unit.logs_insights import Row, discovered, run
 from tests.unit.scenarios import APP, log
 
 LOG_GROUP = "<LogGroup>"
-MONITORING = (PROJECT / "docs/monitoring.md").read_text()
+RUNBOOK = (PROJECT / "docs/operations.md").read_text()
 
 type Line = dict[str, Any]
 
@@ -91,8 +91,8 @@ def kept(query: Query) -> list[str]:
     return sorted(line for line in log() if query.keeps(json.loads(line)))
 
 
-def test_the_scenarios_have_every_line_of_the_monitoring_page() -> None:
-    table = MONITORING.partition("## Log\n")[2].partition("### Saved queries")[0]
+def test_the_scenarios_have_every_line_of_the_runbook() -> None:
+    table = RUNBOOK.partition("## Log\n")[2].partition("### Saved queries")[0]
     lines = [line for line in map(json.loads, log()) if "service" in line and "_aws" not in line]
 
     assert {(line["message"], line["level"]) for line in lines} == {
@@ -100,11 +100,16 @@ def test_the_scenarios_have_every_line_of_the_monitoring_page() -> None:
     }
 
 
-def test_the_saved_queries_are_those_of_the_monitoring_page(queries: dict[str, str]) -> None:
-    names = re.findall(r"^\| \*([a-z ]+)\* \|", MONITORING, re.MULTILINE)
+def test_the_saved_queries_and_their_columns_are_those_of_the_runbook(queries: dict[str, str]) -> None:
+    table = RUNBOOK.partition("### Saved queries\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| \*([a-z ]+)\* \| [^|]+ \| ([^|]+) \|$", table, re.MULTILINE))
 
-    assert queries.keys() == {*names} == {*OF_LINES, *OF_GROUPS}
-    assert f"{dict(enumerate(('seven', 'eight'), 7))[len(names)]} saved queries" in MONITORING
+    assert {name: {*re.findall(r"`([\w.]+)`", cell)} for name, cell in rows.items()} == {
+        **{name: query.columns - COMMON for name, query in OF_LINES.items()},
+        **{name: names for name, (_, names) in OF_GROUPS.items()},
+    }
+    assert queries.keys() == rows.keys()
+    assert f"{dict(enumerate(('seven', 'eight'), 7))[len(rows)]} saved queries" in table
 
 
 @pytest.mark.parametrize("name", [name for name in OF_LINES if name != "repository history"])
@@ -199,10 +204,12 @@ class TestTheRunbook:
         assert lines
         assert all(field in line for line in lines)
 
-    @pytest.mark.parametrize("page", ["operations.md", "invoking.md"])
-    def test_filters_the_log_in_the_terminal_by_a_text_that_lines_hold(self, page: str) -> None:
-        filters = re.findall(r"sam logs .*--filter ('\"[^\"]+\"'|\w+)", (PROJECT / "docs" / page).read_text())
+    def test_filters_the_log_in_the_terminal_by_a_value_that_lines_have(self) -> None:
+        lines = [json.loads(line) for line in log()]
+        tests = re.findall(r"\$\.(\w+) = \"([^\"]+)\"", RUNBOOK)
+        report = (PROJECT / "docs/report.md").read_text()
+        tests += [("message", text) for text in re.findall(r"sam logs .*--filter (\w+)", report)]
 
-        assert filters
-        for text in filters:
-            assert any(text.strip("'\"") == json.loads(line).get("message") for line in log()), text
+        assert {field for field, _ in tests} == {"message", "level"}
+        for field, value in tests:
+            assert any(line.get(field) == value for line in lines), value
