@@ -95,6 +95,10 @@ docs: dev sam emulator ## generate the permissions and evidence pages, and the p
 build: sam ## build the function package for `sam deploy` and `sam local invoke`
 	$(SAM) build
 
+.PHONY: release
+release: dev sam ## make the files of a release in dist/ (TAG=v1.2.3: refuse another version)
+	@$(BIN)/python -m scripts.release $(call option,--tag,TAG)
+
 .PHONY: bench
 bench: dev sam runtime custodian build ## run the benchmark, an hour (BENCH_QUICK=1: a two-minute trial)
 	@$(BIN)/python -m bench
@@ -114,7 +118,7 @@ lock: $(UV) ## update the lock files after a change in pyproject.toml (UPGRADE=1
 
 .PHONY: clean
 clean: ## delete all tools, caches and build output
-	rm -rf $(TOOLS) .aws-sam .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache acceptance-report.*
+	rm -rf $(TOOLS) .aws-sam dist .fuzz mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache acceptance-report.*
 	find src acceptance cli tests devstack scripts bench -name __pycache__ -exec rm -rf {} +
 
 # Virtual environments, one per lock file. An update keeps what is unchanged, because a command may be using it.

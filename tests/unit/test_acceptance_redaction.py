@@ -132,7 +132,7 @@ def test_each_account_has_its_own_replacement_everywhere(redactor: Redactor) -> 
         f"arn:aws:iam::111122223333:role/{PREFIX}-worker",
         f"{PREFIX}/app@sha256:{'0a' * 32}",
         "10:00:01 tests/unit/test_x.py::TestA::test_b arn:aws:s3:::bucket 2026-01-15T10:00:01Z",
-        "commit 2f9ae31c0ffee2f9ae31c0ffee2f9ae31c0ffee0, 0.2.0, 3.13",
+        "commit 2f9ae31c0ffee2f9ae31c0ffee2f9ae31c0ffee0, 0.3.0, 3.13",
         [1, 2.5, True, None, "InvalidParameterException"],
     ],
     ids=str,

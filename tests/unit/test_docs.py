@@ -118,7 +118,7 @@ def test_json_and_yaml_blocks_are_valid(page: Path) -> None:
 def test_code_blocks_contain_only_tested_tools_and_known_languages() -> None:
     tools = {each.words[0] for page in PAGES for each in commands_of(page)}
 
-    assert tools <= {"make", "sam", "aws", "export", "kubectl", "./ecr-allow-pull"}
+    assert tools <= {"make", "sam", "aws", "export", "kubectl", "gh", "sha256sum", "./ecr-allow-pull"}
     assert {language for page in PAGES for language, _ in FENCE.findall(page.read_text())} <= {
         "", "console", "json", "yaml", "hcl", "python", "mermaid"
     }  # fmt: skip

@@ -10,7 +10,6 @@ import pytest
 from botocore import xform_name
 from botocore.session import get_session
 from botocore.validate import validate_parameters
-from samtranslator.yaml_helper import yaml_parse
 
 from devstack.host import PROJECT
 from handler.events.request import Request, from_payload
@@ -102,15 +101,6 @@ def test_the_sweep_command_starts_a_sweep_of_all_repositories(
     validate_parameters(request, shape)
     assert from_payload(json.loads(request.pop("Payload"))) == Request(("*",), with_registry_policy=True)
     assert request == {"FunctionName": FUNCTION, "InvocationType": "Event"}
-
-
-def test_the_version_is_the_same_everywhere(processed_template: dict[str, Any]) -> None:
-    template = yaml_parse((PROJECT / "template.yaml").read_text())
-
-    assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
-    assert outputs_of(processed_template)["Version"] == VERSION
-    assert template["Metadata"]["AWS::ServerlessRepo::Application"]["SemanticVersion"] == VERSION
-    assert f"## {VERSION}" in (PROJECT / "CHANGELOG.md").read_text()
 
 
 def test_the_runbook_lists_the_outputs(processed_template: dict[str, Any]) -> None:

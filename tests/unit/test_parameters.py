@@ -204,7 +204,7 @@ TABLE = {
         accepted=(
             "docs/operations.md",
             "https://wiki.example.com/x?page=1&y=%20",
-            "https://github.com/o/r/blob/v0.2.0/docs/operations.md",
+            "https://github.com/o/r/blob/v0.3.0/docs/operations.md",
             "go/ecr-allow-pull",
         ),
         rejected=("", "https://wiki.example.com/x#pulldenied", "https://wiki.example.com/a b", "#"),
