@@ -23,6 +23,9 @@ TEXTS = [
 ]
 
 
+TESTS, RELEASE = (PROJECT / ".github/workflows" / f"{name}.yml" for name in ("test", "release"))
+
+
 def load(path: Path) -> dict[Any, Any]:
     """Read YAML, in which the key `on` means true."""
     loaded: dict[Any, Any] = yaml_parse(path.read_text())
@@ -38,49 +41,36 @@ def commands_of(target: str) -> list[str]:
     return text.replace("\\\n", " ").splitlines()
 
 
-def steps() -> list[dict[str, Any]]:
-    (workflow,) = WORKFLOWS
+def steps(workflow: Path) -> list[dict[str, Any]]:
     return [step for job in load(workflow)["jobs"].values() for step in job["steps"]]
 
 
-class TestWorkflow:
-    def test_runs_what_contributing_says(self) -> None:
-        says = "CI runs `make test` (`.ci/run`) and `make audit`."
-        assert says in " ".join((PROJECT / "CONTRIBUTING.md").read_text().split())
+def commands(workflow: Path) -> list[str]:
+    return [step["run"] for step in steps(workflow) if "run" in step]
 
-        assert [step["run"] for step in steps() if "run" in step] == [".ci/run", "make audit"]
 
-    def test_runs_for_each_change_of_main_for_each_pull_request_and_every_week(self) -> None:
-        (workflow,) = WORKFLOWS
-        triggers = load(workflow)[True]
+def test_the_workflows_are_the_tests_and_the_release() -> None:
+    assert {*WORKFLOWS} == {TESTS, RELEASE}
 
-        assert triggers.keys() == {"push", "pull_request", "schedule"}
-        assert triggers["push"] == {"branches": ["main"]}
-        assert triggers["pull_request"] is None
-        assert [re.fullmatch(r"\d+ \d+ \* \* \d", each["cron"]) is None for each in triggers["schedule"]] == [
-            False
-        ]
 
-    def test_fails_if_a_step_fails(self) -> None:
-        (workflow,) = WORKFLOWS
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+class TestEachWorkflow:
+    def test_fails_if_a_step_fails(self, workflow: Path) -> None:
         jobs = load(workflow)["jobs"].values()
 
         assert jobs
-        for each in (*jobs, *steps()):
+        for each in (*jobs, *steps(workflow)):
             assert not {"if", "continue-on-error"} & each.keys()
         assert all(job["timeout-minutes"] <= 20 for job in jobs)
 
-    def test_can_only_read_and_keeps_no_credentials(self) -> None:
-        (workflow,) = WORKFLOWS
+    def test_can_only_read_by_default_and_keeps_no_credentials(self, workflow: Path) -> None:
+        checkouts = [step["with"] for step in steps(workflow) if "actions/checkout" in step.get("uses", "")]
 
         assert load(workflow)["permissions"] == {"contents": "read"}
-        assert all("permissions" not in job for job in load(workflow)["jobs"].values())
         assert "secrets" not in workflow.read_text()
-        checkouts = [step["with"] for step in steps() if "actions/checkout" in step.get("uses", "")]
         assert checkouts == [{"persist-credentials": False}] * 2
 
-    def test_pins_each_action_to_one_commit_with_its_version(self) -> None:
-        (workflow,) = WORKFLOWS
+    def test_pins_each_action_to_one_commit_with_its_version(self, workflow: Path) -> None:
         used = re.findall(r"uses: *(.*)", workflow.read_text())
         pinned = [re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40} # v\d+\.\d+\.\d+)", each) for each in used]
 
@@ -88,15 +78,54 @@ class TestWorkflow:
         assert all(pinned), used
         assert len({each[1] for each in pinned if each}) == len({*used})
 
-    def test_uses_the_python_of_the_project(self) -> None:
-        setups = [step["with"] for step in steps() if "setup-python" in step.get("uses", "")]
+    def test_uses_the_python_of_the_project(self, workflow: Path) -> None:
+        setups = [step["with"] for step in steps(workflow) if "setup-python" in step.get("uses", "")]
 
         assert setups == [{"python-version-file": ".python-version"}] * 2
 
-    def test_fails_if_the_tests_that_need_docker_are_skipped(self) -> None:
-        (tests,) = (step for step in steps() if step.get("run") == ".ci/run")
+    def test_fails_if_the_tests_that_need_docker_are_skipped(self, workflow: Path) -> None:
+        (tests,) = (step for step in steps(workflow) if step.get("run") == ".ci/run")
 
         assert tests["env"] == {DOCKER_REQUIRED: "1"}
+
+
+class TestTheWorkflowOfTheTests:
+    def test_runs_what_contributing_says(self) -> None:
+        says = "CI runs `make test` (`.ci/run`) and `make audit`."
+        assert says in " ".join((PROJECT / "CONTRIBUTING.md").read_text().split())
+
+        assert commands(TESTS) == [".ci/run", "make audit"]
+
+    def test_runs_for_each_change_of_main_for_each_pull_request_and_every_week(self) -> None:
+        triggers = load(TESTS)[True]
+        (weekly,) = triggers.pop("schedule")
+
+        assert triggers == {"push": {"branches": ["main"]}, "pull_request": None}
+        assert re.fullmatch(r"\d+ \d+ \* \* \d", weekly["cron"])
+
+    def test_only_reads(self) -> None:
+        assert all("permissions" not in job for job in load(TESTS)["jobs"].values())
+
+
+class TestTheWorkflowOfTheRelease:
+    def test_runs_for_each_tag_of_a_version(self) -> None:
+        assert load(RELEASE)[True] == {"push": {"tags": ["v*"]}}
+
+    def test_releases_only_after_the_tests_what_make_release_builds(self) -> None:
+        jobs = load(RELEASE)["jobs"]
+
+        assert [step["run"] for step in jobs["test"]["steps"] if "run" in step] == [".ci/run"]
+        assert jobs["release"]["needs"] == "test"
+        assert [step["run"] for step in jobs["release"]["steps"] if "run" in step] == [
+            'make release TAG="$GITHUB_REF_NAME"',
+            'gh release create "$GITHUB_REF_NAME" dist/* --notes-file dist/NOTES.md --verify-tag',
+        ]
+
+    def test_writes_only_the_release(self) -> None:
+        jobs = load(RELEASE)["jobs"]
+
+        assert "permissions" not in jobs["test"]
+        assert jobs["release"]["permissions"] == {"contents": "write"}
 
 
 @pytest.mark.parametrize("exit_code", [0, 2])
