@@ -74,6 +74,7 @@ FACTS: list[tuple[str, str, object]] = [
     ("operations", "up to {} repositories for each", constant(report, "_MAX_UNLISTED_REPOSITORIES")),
     ("operations", "and {} lines for each invocation", constant(report, "_MAX_UNLISTED_LINES")),
     ("performance", "The function has {} MB", RESOURCES["Function"]["MemorySize"]),
+    ("README", "Wait {} minutes after the first", MINUTES),
     ("report", "Names and globs, at most {} characters", constant(request, "_MAX_PATTERNS")),
     ("report", "missing roles and up to {} repositories", in_words(vars(report)["_MAX_NAMED"])),
     ("report", "Up to {} repositories and 200,000 characters", DETAILS),
