@@ -103,7 +103,7 @@ def text_of(path: Path) -> str:
 
 @pytest.mark.parametrize(("page", "phrase", "value"), FACTS, ids=lambda each: str(each)[:40])
 def test_number_on_a_page_is_that_of_the_code(page: str, phrase: str, value: object) -> None:
-    (path,) = (each for each in PAGES if each.stem == page)
+    path = min((each for each in PAGES if each.stem == page), key=lambda each: len(each.parts))
 
     assert phrase.format(value) in text_of(path)
 
