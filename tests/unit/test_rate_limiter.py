@@ -202,10 +202,13 @@ def test_nothing_is_delayed_before_the_first_throttle() -> None:
     assert seconds < 2400 / MAX_CONCURRENCY * 2 * LATENCY * 1.1
 
 
-def paced(rate: float = 20.0) -> tuple[VirtualTime, RateLimiter]:
-    """Return a limiter that has found this rate."""
+def paced(rate: float = 20.0, *, idle: float = 0.0) -> tuple[VirtualTime, RateLimiter]:
+    """Return a limiter that has found this rate, perhaps after a call and idle seconds."""
     time = VirtualTime()
     limiter = RateLimiter(time.clock, lambda seconds: setattr(time, "now", time.now + seconds))
+    if idle:
+        limiter.on_success(limiter.acquire())
+        time.now += idle
     for _ in range(int(rate)):
         limiter.on_success(limiter.acquire())
     permit = limiter.acquire()
@@ -222,6 +225,12 @@ def seconds_of_twenty_reads(time: VirtualTime, limiter: RateLimiter) -> float:
 
 def test_the_first_throttle_limits_the_rate_to_what_was_served_but_for_a_burst() -> None:
     time, limiter = paced(20)
+
+    assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1, rel=0.1)
+
+
+def test_the_idle_time_of_a_warm_process_does_not_lower_the_rate() -> None:
+    time, limiter = paced(20, idle=3600)
 
     assert seconds_of_twenty_reads(time, limiter) == pytest.approx(1, rel=0.1)
 

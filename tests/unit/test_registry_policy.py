@@ -117,8 +117,8 @@ class TestStatus:
         assert evaluated(allow(), deny(Action="ecr:DescribeImages")).status is Status.ALLOWS
 
 
-def read_from(ecr: FakeEcr) -> RegistryPolicy:
-    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": f"{A},{B}"})
+def read_from(ecr: FakeEcr, **variables: str) -> RegistryPolicy:
+    settings = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": f"{A},{B}"} | variables)
     return read_registry_policy(Registry(ecr.client(), limiter_without_waits()), settings, PREFIX)
 
 
@@ -128,6 +128,16 @@ class TestReading:
 
         assert read_from(ecr).status is Status.ALLOWS
         assert ecr.calls == {READ_REGISTRY: 1}
+
+    def test_evaluates_the_grants_of_some_repositories_too(self, ecr: FakeEcr) -> None:
+        ecr.registry_policy = {
+            "Version": "2012-10-17",
+            "Statement": [deny(Action=[*ACTIONS[PULL_THROUGH_CACHE]])],
+        }
+
+        policy = read_from(ecr, PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*")
+
+        assert {denial.grant for denial in policy.denied_by} == {PULL_THROUGH_CACHE}
 
     def test_without_a_policy_is_silent(self, ecr: FakeEcr) -> None:
         assert read_from(ecr) == RegistryPolicy(Status.SILENT)
