@@ -78,7 +78,7 @@ class TestAlarm:
 
 
 class TestReceivers:
-    TEXT = "Runbook: https://wiki.example.com/ecr#reconcilefailed"
+    TEXT = "Runbook of ecr-allow-pull: https://wiki.example.com/ecr#reconcilefailed"
 
     @pytest.mark.embedded("an address would have to confirm its subscription")
     def test_notify_an_existing_topic_when_they_fire_and_clear(self, stack: Stack) -> None:

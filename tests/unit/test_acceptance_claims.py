@@ -66,6 +66,12 @@ def test_the_page_of_the_evidence_is_current() -> None:
     assert evidence_page.PAGE.read_text() == evidence_page.page(), "run `make docs`"
 
 
+def test_the_page_of_the_evidence_has_every_claim_once() -> None:
+    claims = re.findall(r"^- (.+?\.)(?: \*.+?\*)* \(", evidence_page.page(), re.MULTILINE)
+
+    assert sorted(claims) == sorted(claim.claim for claim in CLAIMS)
+
+
 @pytest.mark.parametrize(
     ("expected", "found", "result"),
     [

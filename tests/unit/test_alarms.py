@@ -548,28 +548,28 @@ def test_every_alarm_is_within_the_limits_of_cloudwatch(alarms: dict[str, Alarm]
 DESCRIPTIONS = {
     "ReconcileFailed": (
         "Pods with the named role can't pull from the named repositories.",
-        "Urgent if new pods don't start.",
+        "Act now.",
     ),
     "PullDenied": (
         "Pulls by a worker role fail, because a foreign statement denies them.",
-        "Urgent if new pods don't start.",
+        "Act now.",
     ),
     "CreationEventsMissed": (
         "New repositories get their grants up to a day late, and pulls fail until then.",
-        "Urgent within a day.",
+        "Act today.",
     ),
-    "SweepMissing": ("Missing grants are no longer found.", "Urgent within a day."),
+    "SweepMissing": ("Missing grants are no longer found.", "Act today."),
     "ContinuousDrift": (
         "A tool and this function undo each other's changes: pulls fail again and again.",
-        "Urgent: it never ends without you.",
+        "Act now.",
     ),
-    "RecurringDrift": ("Pulls fail for a moment, several times a day.", "Next working day."),
+    "RecurringDrift": ("Pulls fail for a moment, several times a day.", "Act on the next working day."),
     "DeadLetterQueueMessageSent": (
         "A repository may lack its grants, so that pulls fail.",
-        "Urgent if no other alarm explains it.",
+        "Act now, if no other alarm fired.",
     ),
-    "EventsLost": ("A repository may lack its grants, so that pulls fail.", "Urgent within a day."),
-    "FunctionThrottled": ("New grants are late.", "Urgent within six hours."),
+    "EventsLost": ("A repository may lack its grants, so that pulls fail.", "Act today."),
+    "FunctionThrottled": ("New grants are late.", "Act within six hours."),
 }
 
 
@@ -586,7 +586,8 @@ class TestDescription:
         assert len(description) <= 1024
         assert description.startswith(f"{noticed} ")
         assert re.search(
-            rf"\. {re.escape(urgency)} .*\bNext: \w.*\. Runbook: {re.escape(address)}#\w+$", description
+            rf"\. {re.escape(urgency)} .*\bNext: \w.*\. Runbook of ecr-allow-pull: {re.escape(address)}#\w+$",
+            description,
         )
         assert description.endswith(f"#{name.lower()}")
         assert "\n" not in description
@@ -602,10 +603,17 @@ class TestDescription:
         assert f"\n### {name}\n" in runbook
         assert f"| [`{name}`](#{name.lower()}) |" in runbook
 
+    @pytest.mark.parametrize("name", DESCRIPTIONS)
+    def test_is_as_urgent_as_the_runbook_says(self, name: str) -> None:
+        (row,) = re.findall(rf"^\| \[`{name}`\].* \| ([^|]+) \|$", RUNBOOK.read_text(), re.MULTILINE)
+        _, urgency = DESCRIPTIONS[name]
+
+        assert urgency == f"Act {row[0].lower()}{row[1:]}."
+
     def test_points_to_the_runbook_of_this_repository_by_default(self, alarms: dict[str, Alarm]) -> None:
         description = alarms["PullDenied"].definition["AlarmDescription"]
 
-        assert description.endswith(" Runbook: docs/operations.md#pulldenied")
+        assert description.endswith(" Runbook of ecr-allow-pull: docs/operations.md#pulldenied")
 
 
 TOPIC = "arn:aws:sns:eu-west-1:111122223333:on-call"

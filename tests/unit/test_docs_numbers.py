@@ -72,7 +72,6 @@ FACTS: list[tuple[str, str, object]] = [
     ("operations", "In three hours of {} days", RECURRING_DAYS),
     ("operations", "returns to OK within {} days", RECURRING_DAYS),
     ("operations", "up to {} repositories for each", constant(report, "_MAX_UNLISTED_REPOSITORIES")),
-    ("operations", "and {} lines for each invocation", constant(report, "_MAX_UNLISTED_LINES")),
     ("performance", "The function has {} MB", RESOURCES["Function"]["MemorySize"]),
     ("README", "Wait {} minutes after the first", MINUTES),
     ("report", "Names and globs, at most {} characters", constant(request, "_MAX_PATTERNS")),
