@@ -111,7 +111,8 @@ class Aws(ABC):
             SamError: `sam deploy` failed. The message contains its output.
         """
         overrides = [f"{name}={value}" for name, value in parameters.items()]
-        template, stack = str(self.folder / "build/template.yaml"), stack or self.stack
+        # Resolved, because the template names files relative to itself.
+        template, stack = str((self.folder / "build/template.yaml").resolve()), stack or self.stack
         self.sam(
             "deploy", "--template-file", template, "--stack-name", stack, *self.deploy_options,
             "--parameter-overrides", *overrides,

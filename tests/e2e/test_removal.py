@@ -39,7 +39,7 @@ def stack(build: Path, worker_id: str) -> Iterator[Stack]:
 def run(stack: Stack, command: list[str]) -> str:
     """Run a documented `sam` command; it asks nothing, and finds the build in the temporary folder."""
     _, name, *arguments = command
-    template = ["--template-file", str(stack.aws.folder / "build/template.yaml")]
+    template = ["--template-file", str((stack.aws.folder / "build/template.yaml").resolve())]
     unattended = {"deploy": [*template, *stack.aws.deploy_options], "delete": ["--no-prompts"]}
     assert "--stack-name ecr-allow-pull" in shlex.join(arguments)
     named = [stack.aws.stack if each == "ecr-allow-pull" else each for each in arguments]
