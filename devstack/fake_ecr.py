@@ -123,6 +123,7 @@ class FakeEcr:
         registry_policy: the registry's own policy, or None.
         stale_reads: how many reads after a write still return the policy before the write.
         valid_tokens: how many page tokens stay valid; None for all.
+        max_page_size: the largest page of a listing, whatever the caller asks for.
         policies: the stored policy of each repository, or None for a repository without a policy.
         created_at: when each repository was created, in seconds since 1970.
         roles: the existing roles and users with their unique ids.
@@ -143,6 +144,7 @@ class FakeEcr:
     registry_policy: Mapping[str, Any] | None = None
     stale_reads: int = 0
     valid_tokens: int | None = None
+    max_page_size: int = 1000
     policies: dict[str, Any] = field(default_factory=dict)
     created_at: dict[str, float] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
@@ -436,7 +438,8 @@ class FakeEcr:
             if self.valid_tokens is not None:
                 self.valid_tokens -= 1
             names = [name for name in names if name[::-1] > token[::-1]]
-        page = names if repository_names else names[: 100 if size is None else size]
+        size = min(100 if size is None else size, self.max_page_size)
+        page = names if repository_names else names[:size]
         response: dict[str, Any] = {"repositories": [self._repository(name) for name in page]}
         if len(names) > len(page):
             response["nextToken"] = page[-1]

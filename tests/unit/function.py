@@ -51,6 +51,7 @@ class Function:
         during_backoff: runs instead of each delay.
         between: runs between an invocation and its continuation.
         answers: the responses of the invocations.
+        longest_invocation: the seconds that the longest invocation took.
     """
 
     ecr: FakeEcr
@@ -65,6 +66,7 @@ class Function:
     between: Callable[[], object] = lambda: None
     backoffs: int = 0
     answers: list[dict[str, Any]] = field(default_factory=list)
+    longest_invocation: float = 0.0
     payload: dict[str, object] = field(default_factory=dict)
     _role_checks: dict[Settings, RoleCheck] = field(default_factory=dict)
 
@@ -139,6 +141,7 @@ class Function:
                 invocation.answer = app.lambda_handler(json.loads(json.dumps(event)), context)
             except Exception as error:  # noqa: BLE001 - the caller decides
                 invocation.error = error
+        self.longest_invocation = max(self.longest_invocation, self.elapsed() - started)
         return invocation
 
     def configured(self, **settings: str) -> Settings:
