@@ -159,8 +159,8 @@ class Sweep:
     def _continuation_request(self, interrupted: list[str], failed: list[str]) -> Request:
         if not self._made_progress:
             raise OutOfTime(
-                f"the time ended before a single repository was reconciled, with {len(interrupted)} tried and "
-                f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
+                f"the time ended before a single repository was reconciled, with {len(interrupted)} tried "
+                f"and {len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
             )
         before = self._listing.continuation
         # The interrupted ones come first, so that the limit drops names of repositories that failed.
