@@ -149,7 +149,7 @@ class TestAListing:
 
         pages = list(ecr.client().get_paginator("describe_repositories").paginate())
 
-        assert [len(page["repositories"]) for page in pages] == [4, 2]
+        assert [len(page["repositories"]) for page in pages] == [4, 3]
 
     def test_does_not_accept_the_token_of_another_registry(self, ecr: FakeEcr) -> None:
         other = FakeEcr()
