@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cache
 from itertools import count
 from time import monotonic, sleep, time  # bound here, so a test that patches `time` doesn't affect the fake
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,7 @@ class FakeEcr:
         registry_policy: the registry's own policy, or None.
         stale_reads: how many reads after a write still return the policy before the write.
         valid_tokens: how many page tokens stay valid; None for all.
+        max_page_size: the largest page of a listing, whatever the caller asks for.
         policies: the stored policy of each repository, or None for a repository without a policy.
         created_at: when each repository was created, in seconds since 1970.
         roles: the existing roles and users with their unique ids.
@@ -143,6 +145,7 @@ class FakeEcr:
     registry_policy: Mapping[str, Any] | None = None
     stale_reads: int = 0
     valid_tokens: int | None = None
+    max_page_size: int = 1000
     policies: dict[str, Any] = field(default_factory=dict)
     created_at: dict[str, float] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
@@ -262,28 +265,14 @@ class FakeEcr:
     def client(self, **config: Any) -> ECRClient:  # noqa: ANN401 - any option of botocore's Config
         """Return an SDK client of this registry, over the network while it is serving, else in process.
 
-        By default, the client never retries.
+        By default, the client never retries. The options apply over the network.
         """
+        if self.url:
+            return _new_client(self.url, **config)
         # Imported here, because the benchmark's process must stay small and needs no client.
-        import boto3  # noqa: PLC0415
-        from botocore import UNSIGNED  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
+        from devstack import in_process  # noqa: PLC0415
 
-        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32}
-        if not self.url:
-            # The SDK needs half of the time of a call in process for headers that the fake ignores.
-            options |= {"signature_version": UNSIGNED, "user_agent": "tests"}
-        client = boto3.client(
-            "ecr",
-            region_name=REGION,
-            endpoint_url=self.url or "http://fake-ecr.invalid",
-            aws_access_key_id="x",
-            aws_secret_access_key="x",  # noqa: S106 - a dummy, the fake checks no signature
-            config=Config(**options | config),
-        )
-        if not self.url:
-            client.meta.events.register("before-send.ecr", self.before_send)  # type: ignore[arg-type]
-        return client
+        return in_process.answered(_client_in_process(), self._answer)
 
     def before_send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         """Answer a request of the SDK without a network."""
@@ -436,7 +425,8 @@ class FakeEcr:
             if self.valid_tokens is not None:
                 self.valid_tokens -= 1
             names = [name for name in names if name[::-1] > token[::-1]]
-        page = names if repository_names else names[: 100 if size is None else size]
+        size = min(100 if size is None else size, self.max_page_size)
+        page = names if repository_names else names[:size]
         response: dict[str, Any] = {"repositories": [self._repository(name) for name in page]}
         if len(names) > len(page):
             response["nextToken"] = page[-1]
@@ -504,6 +494,29 @@ class FakeEcr:
         if isinstance(value, list):
             return [self._shuffled(item) for item in value]
         return value
+
+
+def _new_client(url: str, **config: Any) -> ECRClient:  # noqa: ANN401 - any option of botocore's Config
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32}
+    return boto3.client(
+        "ecr",
+        region_name=REGION,
+        endpoint_url=url,
+        aws_access_key_id="x",
+        aws_secret_access_key="x",  # noqa: S106 - a dummy, the fake checks no signature
+        config=Config(**options | config),
+    )
+
+
+@cache
+def _client_in_process() -> ECRClient:
+    from botocore import UNSIGNED  # noqa: PLC0415
+
+    # The SDK needs half of the time of a call in process for headers that the fake ignores.
+    return _new_client("http://fake-ecr.invalid", signature_version=UNSIGNED, user_agent="tests")
 
 
 def _invalid(name: str, constraint: str) -> EcrError:

@@ -1,12 +1,12 @@
-"""Answers the SDK's requests in process, from its event `before-send`, so that tests need no network."""
+"""Answers the SDK's requests in process, so that tests need no network."""
 
 from __future__ import annotations
 
+from copy import copy
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from botocore.awsrequest import AWSResponse
-from botocore.compat import HTTPHeaders
+from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.exceptions import ConnectionClosedError
 
 if TYPE_CHECKING:
@@ -47,7 +47,29 @@ def response(
     answer = respond(headers, body)
     if answer is None:
         raise ConnectionClosedError(endpoint_url=request.url)
-    sent = HTTPHeaders()
-    for name, value in answer.headers.items():
-        sent[name] = value
-    return AWSResponse(request.url, answer.status, sent, _Body(answer.content))
+    return AWSResponse(request.url, answer.status, HeadersDict(answer.headers), _Body(answer.content))  # type: ignore[arg-type]
+
+
+class _Session:
+    """What an SDK client needs of an HTTP session."""
+
+    def __init__(self, respond: Callable[[Mapping[str, str], bytes], Answer | None]) -> None:
+        self._respond = respond
+
+    def send(self, request: AWSPreparedRequest) -> AWSResponse:
+        return response(request, self._respond)
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+def answered[Client](client: Client, respond: Callable[[Mapping[str, str], bytes], Answer | None]) -> Client:
+    """Return a copy of an SDK client, whose requests are answered in process.
+
+    A copy takes a thousandth of the time of a new client.
+    """
+    endpoint = copy(client._endpoint)  # type: ignore[attr-defined] # noqa: SLF001 - the SDK has no other way
+    endpoint.http_session = _Session(respond)
+    copied = object.__new__(type(client))  # `copy` would ask the client for attributes that it forwards
+    copied.__dict__ |= client.__dict__ | {"_endpoint": endpoint}
+    return copied

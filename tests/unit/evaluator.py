@@ -6,6 +6,7 @@ The rules are from the IAM user guide: "Policy evaluation logic" and "IAM JSON p
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import cache
 
 type Conditions = Callable[[object], bool]
 
@@ -54,10 +55,12 @@ def _matches_action(statement: Mapping[str, object], action: str) -> bool:
 
 
 def _matches_glob(element: object, action: str) -> bool:
-    return any(
-        re.fullmatch(re.escape(str(glob)).replace(r"\*", ".*").replace(r"\?", "."), action, re.IGNORECASE)
-        for glob in _as_list(element)
-    )
+    return any(_pattern(str(glob)).fullmatch(action) for glob in _as_list(element))
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(re.escape(glob).replace(r"\*", ".*").replace(r"\?", "."), re.IGNORECASE)
 
 
 def _as_list(value: object) -> list[object]:

@@ -3,11 +3,11 @@
 import importlib
 import json
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+
+import pytest
 
 from devstack.fake_ecr import ACCOUNT, READ, REGION, WRITE, FakeEcr, normalized
 from handler.ecr.registry import Registry
@@ -51,6 +51,7 @@ class Function:
         during_backoff: runs instead of each delay.
         between: runs between an invocation and its continuation.
         answers: the responses of the invocations.
+        longest_invocation: the seconds that the longest invocation took.
     """
 
     ecr: FakeEcr
@@ -65,6 +66,7 @@ class Function:
     between: Callable[[], object] = lambda: None
     backoffs: int = 0
     answers: list[dict[str, Any]] = field(default_factory=list)
+    longest_invocation: float = 0.0
     payload: dict[str, object] = field(default_factory=dict)
     _role_checks: dict[Settings, RoleCheck] = field(default_factory=dict)
 
@@ -96,8 +98,6 @@ class Function:
 
     def invoke(self, event: object, *, timeout: float | None = None, **settings: str) -> Invocation:
         """Invoke the function once; an error is part of the result."""
-        with patch.dict("os.environ", {"AWS_DEFAULT_REGION": REGION}):
-            app = importlib.import_module("handler.app")
         invocation = Invocation()
         self.registry = self.registry or Registry(self.ecr.client(), limiter_without_waits())
         configured = self.configured(**settings)
@@ -122,23 +122,21 @@ class Function:
             memory_limit_in_mb=1024,
             get_remaining_time_in_millis=lambda: 1000 * (limit - (self.elapsed() - started)),
         )
-        with ExitStack() as stack:
-            stack.enter_context(patch.dict("os.environ", {"AWS_REGION": REGION}))
-            stack.enter_context(patch("handler.ecr.retry.time.sleep", self.sleep))
-            stack.enter_context(
-                patch.multiple(
-                    app,
-                    registry=self.registry,
-                    settings=configured,
-                    Report=Recorded,
-                    continue_in_new_invocation=continue_sweep,
-                    _role_check=self._role_check,
-                )
-            )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_REGION", REGION)
+            patch.setenv("AWS_DEFAULT_REGION", REGION)  # for the import
+            patch.setattr("time.sleep", self.sleep)
+            app = importlib.import_module("handler.app")
+            patch.setattr(app, "registry", self.registry)
+            patch.setattr(app, "settings", configured)
+            patch.setattr(app, "Report", Recorded)
+            patch.setattr(app, "continue_in_new_invocation", continue_sweep)
+            patch.setattr(app, "_role_check", self._role_check)
             try:
                 invocation.answer = app.lambda_handler(json.loads(json.dumps(event)), context)
             except Exception as error:  # noqa: BLE001 - the caller decides
                 invocation.error = error
+        self.longest_invocation = max(self.longest_invocation, self.elapsed() - started)
         return invocation
 
     def configured(self, **settings: str) -> Settings:

@@ -85,6 +85,7 @@ def starter(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         sys.modules.pop("handler.app", None)  # another test may have imported it, with other variables
         return Process(importlib.import_module("handler.app"), ecr, region)
 
+    ecr.client()  # all fake ECRs share what is in this client, which must not get the handler
     every_session = [*handlers.BUILTIN_HANDLERS, ("before-send.ecr", ecr.before_send)]
     monkeypatch.setattr(handlers, "BUILTIN_HANDLERS", every_session)
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # a session has the handlers of its creation

@@ -106,7 +106,7 @@ def _sweep(ecr: FakeEcr, function: Function) -> None:
     ecr.inject_faults(READ, *[Fault.THROTTLED] * 99, repository="many/00")
     event: dict[str, object] | None = {"repositories": ["*"]}
     function.seconds_per_call = 0.25
-    with patch("handler.ecr.registry._PAGE_SIZE", 20):
-        while event:
-            event = function.invoke(event, timeout=30).continuation
-            ecr.clear_faults()
+    ecr.max_page_size = 20
+    while event:
+        event = function.invoke(event, timeout=30).continuation
+        ecr.clear_faults()

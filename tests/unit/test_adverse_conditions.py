@@ -17,9 +17,9 @@ ADDRESS_LIKE = "602401143452.dkr.ecr.us-west-2.amazonaws.com/eks/coredns"
 
 
 @pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_pages(ecr: FakeEcr, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few hundred repositories take several pages and invocations."""
-    monkeypatch.setattr("handler.ecr.registry._PAGE_SIZE", 200)
+    ecr.max_page_size = 200
     monkeypatch.setattr("handler.reconcile.sweep.MAX_FAILED_NAMES", 200)
 
 

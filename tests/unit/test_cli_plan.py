@@ -31,6 +31,7 @@ from tests.unit.command_line import (
     policy,
 )
 from tests.unit.function import Function
+from tests.unit.virtual_time import limiter_without_waits
 
 NOT_READABLE = EcrError(
     "AccessDeniedException", "not authorized to perform: ecr:GetRepositoryPolicy with an explicit deny"
@@ -557,26 +558,28 @@ class TestInterrupt:
 def test_several_pages_of_repositories_with_throttles_and_failures(
     ecr: FakeEcr, run_plan: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without sockets, which take half of the time of so many calls.
+    # Without sockets and the waits of the rate limiter, which take most of the time of so many calls.
     monkeypatch.setattr("cli.aws.Aws.ecr_of_the_function", lambda _: ecr.client())
+    monkeypatch.setattr("handler.ecr.registry.RateLimiter", limiter_without_waits)
     monkeypatch.setattr("handler.ecr.retry.time.sleep", lambda _: None)
-    ecr.create_repository("granted/0", policy=policy(GRANT))
-    ecr.policies = {f"granted/{number}": ecr.policies["granted/0"] for number in range(2_000)}
-    ecr.create_repository(*(f"team/app-{number}" for number in range(490)))
+    ecr.max_page_size = 100
+    ecr.policies.clear()
+    ecr.create_repository(*(f"granted/{number}" for number in range(200)), policy=policy(GRANT))
+    ecr.create_repository(*(f"team/app-{number}" for number in range(40)))
     ecr.create_repository(*(f"security/{number}" for number in range(7)), "lost/1", "lost/2", "lost/3")
     for number in range(7):
         ecr.inject_faults(READ, NOT_READABLE, repository=f"security/{number}")
     for number in (1, 2, 3):
         ecr.inject_faults(READ, Fault.SERVER_ERROR, Fault.UNAVAILABLE, repository=f"lost/{number}")
     throttle = partial(ecr.inject_faults, READ, *[Fault.THROTTLED] * 20)
-    ecr.run_before(READ, *[lambda: None] * 1_000, throttle, *[lambda: None] * 500, throttle)
+    ecr.run_before(READ, *[lambda: None] * 100, throttle, *[lambda: None] * 50, throttle)
 
     output = run_plan("--json")
 
     assert output.code == 1
     assert output.json["complete"] is True
-    assert output.json["listed"] == output.json["checked"] == 2_500
-    assert output.json["outcomes"] == {"failed": 7, "unchanged": 2_000, "would_attach": 493}
+    assert output.json["listed"] == output.json["checked"] == 250
+    assert output.json["outcomes"] == {"failed": 7, "unchanged": 200, "would_attach": 43}
     assert Counter(outcome for *_, outcome in ecr.call_log)["THROTTLED"] == 40
     assert {operation for operation, *_ in ecr.call_log} == {LIST, READ, "GetRegistryPolicy"}
 

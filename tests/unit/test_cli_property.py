@@ -6,6 +6,7 @@ assignments of the conditions share, and may be undecided only if they differ.
 
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from hypothesis import given, settings
@@ -43,6 +44,8 @@ action_elements = st.one_of(
 )
 
 
+# Hypothesis validates each new strategy, which takes longer than an example.
+@cache
 def principals(role: str) -> st.SearchStrategy[object]:
     account = role.split(":")[4]
     root = f"arn:aws:iam::{account}:root"
@@ -52,6 +55,7 @@ def principals(role: str) -> st.SearchStrategy[object]:
     return st.one_of(st.just("*"), st.lists(names, min_size=1, max_size=3).map(lambda each: {"AWS": each}))
 
 
+@cache
 def statements(role: str, resources: st.SearchStrategy[dict[str, object]]) -> Any:  # noqa: ANN401 - a strategy
     principal = principals(role)
     return st.lists(
@@ -87,20 +91,25 @@ resources: st.SearchStrategy[dict[str, object]] = st.sampled_from(
 )
 
 
+@cache
+def registry_policies(role: str) -> Any:  # noqa: ANN401 - a strategy
+    return st.one_of(st.none(), statements(role, resources))
+
+
 ONLY_TOKEN = {"Statement": [{"Effect": "Allow", "Action": TOKEN, "Resource": "*"}]}
 
 
-def identity_statements() -> Any:  # noqa: ANN401 - a strategy
-    return st.lists(
-        st.builds(
-            lambda effect, action, resource: {"Effect": effect} | action | resource,
-            st.sampled_from(("Allow", "Allow", "Allow", "Deny")),
-            action_elements,
-            st.one_of(st.just({"Resource": "*"}), st.just({"Resource": "*"}), resources),
-        ),
-        min_size=1,
-        max_size=3,
-    ).map(lambda each: {"Version": "2012-10-17", "Statement": each})
+identity_statements = st.lists(
+    st.builds(
+        lambda effect, action, resource: {"Effect": effect} | action | resource,
+        st.sampled_from(("Allow", "Allow", "Allow", "Deny")),
+        action_elements,
+        st.one_of(st.just({"Resource": "*"}), st.just({"Resource": "*"}), resources),
+    ),
+    min_size=1,
+    max_size=3,
+).map(lambda each: {"Version": "2012-10-17", "Statement": each})
+identities = st.one_of(identity_statements, st.just(ONLY_TOKEN))
 
 
 def for_resource(policy: Mapping[str, Any] | None, resource: str) -> dict[str, Any] | None:
@@ -199,8 +208,8 @@ ROLES = st.sampled_from((f"arn:aws:iam::{DATA_PLANE}:role/eks/node", f"arn:aws:i
 def test_the_verdict_is_the_one_that_every_assignment_of_the_conditions_gives(data: st.DataObject) -> None:
     role = data.draw(ROLES)
     repository = data.draw(statements(role, no_resource))
-    registry = data.draw(st.one_of(st.none(), statements(role, resources)))
-    identity = data.draw(st.one_of(identity_statements(), st.just(ONLY_TOKEN)))
+    registry = data.draw(registry_policies(role))
+    identity = data.draw(identities)
     side = RoleFacts(role, {action: simulated(role, identity, action) for action in (*ACTIONS, OPTIONAL)})
     facts = Facts(IMAGE, Role(role), RegistryFacts(policy=repository, registry_policy=registry), side)
 
@@ -227,7 +236,7 @@ def undecided_by_condition(diagnosis: Any, *policies: Mapping[str, Any] | None) 
 def test_who_is_denied_today_is_what_every_assignment_of_the_conditions_gives(data: st.DataObject) -> None:
     role = f"arn:aws:iam::{DATA_PLANE}:role/eks/node"
     repository = data.draw(statements(role, no_resource))
-    registry = data.draw(st.one_of(st.none(), statements(role, resources)))
+    registry = data.draw(registry_policies(role))
     everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
     today, _ = pull_today("team/app", repository, RegistrySide(registry, "V2", ARN_PREFIX), [role])

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from botocore import UNSIGNED
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -113,7 +112,7 @@ class ConvergenceMachine(RuleBasedStateMachine):
         existing=st.dictionaries(repositories, st.one_of(st.none(), policies), min_size=1),
     )
     def deploy(self, *, remove_unlisted: bool, existing: dict[str, Json | None]) -> None:
-        client = self.ecr.client(signature_version=UNSIGNED)  # takes less time
+        client = self.ecr.client()
         for number in STACKS:
             variables = {
                 "ROLE_NAME": f"stack-{number}",

@@ -188,10 +188,8 @@ class TestAMissedEvent:
         assert (len(line["repositories"]), line["count"]) == (100, 120)
         assert '"MissedCreations":[120' in capsys.readouterr().out
 
-    def test_is_found_by_a_sweep_in_several_invocations(
-        self, ecr: FakeEcr, function: Function, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("handler.ecr.registry._PAGE_SIZE", 20)
+    def test_is_found_by_a_sweep_in_several_invocations(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.max_page_size = 20
         names = [f"app-{number:03}" for number in range(100)]
         ecr.create_repository(*names, created_at=ago(hours=5))
         function.timeout, function.seconds_per_call = 30, 0.25

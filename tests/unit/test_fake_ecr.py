@@ -143,6 +143,14 @@ class TestAListing:
         assert [len(page["repositories"]) for page in pages] == [3, 3, 1]
         assert sorted(listed) == sorted(ecr.policies)
 
+    def test_has_no_page_that_is_larger_than_the_largest(self, ecr: FakeEcr) -> None:
+        ecr.create_repository(*(f"app-{number}" for number in range(5)))
+        ecr.max_page_size = 4
+
+        pages = list(ecr.client().get_paginator("describe_repositories").paginate())
+
+        assert [len(page["repositories"]) for page in pages] == [4, 3]
+
     def test_does_not_accept_the_token_of_another_registry(self, ecr: FakeEcr) -> None:
         other = FakeEcr()
         other.create_repository("team/app", "team/new")

@@ -1,4 +1,4 @@
-"""Sweeps of many repositories, on a simulated ECR and a simulated clock."""
+"""Sweeps of many repositories in several invocations, on the fake ECR and on a clock that calls move."""
 
 import itertools
 import json
@@ -7,173 +7,118 @@ import re
 import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from time import sleep
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from time import sleep  # bound here, because the harness patches it
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from devstack.fake_ecr import FakeEcr
-from handler.ecr.errors import PolicyRejected, RegistryError, RepositoryNotFound, Throttled, Unavailable
+from devstack.fake_ecr import LIST, READ, READ_REGISTRY, WRITE, EcrError, FakeEcr, Fault, normalized
+from handler.ecr.errors import RegistryError
 from handler.ecr.registry import MAX_CONCURRENCY, Listed, Registry
 from handler.events.request import MAX_FAILED_NAMES, Continuation, Request
 from handler.events.triggers import FunctionIdentity
 from handler.events.triggers import parse as parse_event
-from handler.policy.document import parse, render
-from handler.policy.grants import PULL, Grant
-from handler.policy.plan import grantees_of, plan
+from handler.policy.grants import PULL
+from handler.policy.plan import grantees_of
 from handler.reconcile.result import Outcome, Result
 from handler.reconcile.role_check import RoleCheck
 from handler.reconcile.sweep import OutOfTime, Sweep, _run_concurrently
 from handler.report.report import Report, RepositoriesFailed
-from handler.settings import Settings
-from tests.environment import REQUIRED, ROLE_CHECK_REPOSITORY
+from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.function import Function, Invocation
-from tests.unit.policies import A, B
+from tests.unit.policies import A, B, document, grant
+from tests.unit.virtual_time import limiter_without_waits
 
-SETTINGS = Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": A})
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
 FUNCTION = FunctionIdentity("111122223333", "us-east-1", caller_arn="ourselves")
-GRANTED_POLICY = render(plan(None, [Grant(PULL, (A,))]).policy or {})
-LAMBDA_TIMEOUT = 900.0  # seconds, the maximum that Lambda allows
-CALL_DURATION = 0.01  # seconds that a call adds to the invocation, with many calls in flight
+# With this limit, a few hundred repositories have what thousands have: names that a continuation lacks.
+FEW_NAMES = 100
+CALL_DURATION = 0.1  # seconds that a call adds to the invocation, with many calls in flight
 
 
-class SimulatedRegistry:
-    """A registry that lists pages in its own order, and whose calls take simulated time."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.policies: dict[str, str | None] = dict.fromkeys(names)
-        self.calls: Counter[str] = Counter()
-        self.reads: Counter[str] = Counter()
-        self.writes: Counter[str] = Counter()
-        self.broken: set[str] = set()
-        self.throttled: set[str] = set()
-        self.missing_role = "none"
-        self.time = 0.0
-        self._lock = threading.Lock()
-
-    def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
-        self._record_call("page")
-        start = int(token or 0)
-        names = [Listed(name) for name in list(self.policies)[start : start + 1000]]
-        return names, str(start + 1000) if start + 1000 < len(self.policies) else None
-
-    def get_policy(self, name: str) -> str | None:
-        self._record_call("read")
-        self.reads[name] += 1
-        if name in self.throttled:
-            sleep(0.001)  # in real time, for the other threads
-            raise Throttled("Rate exceeded")
-        if name in self.broken:
-            raise RegistryError("broken")
-        if name not in self.policies:
-            raise RepositoryNotFound(name)
-        return self.policies[name]
-
-    def get_registry_policy(self) -> None:
-        self._record_call("registry policy")
-
-    def set_policy(self, name: str, text: str) -> None:
-        self._record_call("write")
-        self._reject_missing_role(text)
-        self.writes[name] += 1
-        self.policies[name] = text
-
-    def check_policy(self, name: str, text: str) -> None:
-        assert name == ROLE_CHECK_REPOSITORY
-        self._record_call("check")
-        self._reject_missing_role(text)
-
-    def _reject_missing_role(self, text: str) -> None:
-        if self.missing_role in text:
-            raise PolicyRejected("Principal not found")
-
-    def _record_call(self, call: str) -> None:
-        with self._lock:
-            self.calls[call] += 1
-            self.time += CALL_DURATION
+@pytest.fixture(autouse=True)
+def small_scale(ecr: FakeEcr, function: Function) -> None:
+    """Let a few hundred repositories take several pages and invocations."""
+    ecr.max_page_size = 100
+    function.seconds_per_call = CALL_DURATION
 
 
-class UnavailableRegistry(SimulatedRegistry):
-    """A registry whose calls take the rest of the time, and fail."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-        self.concurrent_reads = threading.Barrier(1)
-
-    def list_repositories(self, _: str | None = None) -> tuple[list[Listed], str | None]:
-        self.time = LAMBDA_TIMEOUT
-        raise Unavailable("ECR did not list")
-
-    def get_policy(self, _: str) -> str | None:
-        self.concurrent_reads.wait(timeout=10)
-        self.time = LAMBDA_TIMEOUT
-        raise Unavailable("ECR did not answer")
+@pytest.fixture
+def few_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.reconcile.sweep.MAX_FAILED_NAMES", FEW_NAMES)
 
 
-class Lambda(Function):
-    """The function, with its continuations, against a simulated registry."""
+def names(count: int) -> list[str]:
+    return [f"team-{number % 97}/app-{number}" for number in range(count)]
 
-    def __init__(
-        self, simulated: SimulatedRegistry, timeout: float = LAMBDA_TIMEOUT, **settings: str
-    ) -> None:
-        registry = cast("Registry", simulated)
-        super().__init__(FakeEcr(), settings=settings, registry=registry, timeout=timeout)
-        self.simulated = simulated
-        self.longest_invocation = 0.0
 
-    def invoke(self, event: object, *, timeout: float | None = None, **settings: str) -> Invocation:
-        started = self.elapsed()
-        invocation = super().invoke(event, timeout=timeout, **settings)
-        self.longest_invocation = max(self.longest_invocation, self.elapsed() - started)
-        return invocation
+def break_reads(ecr: FakeEcr, repositories: Iterable[str]) -> None:
+    for name in repositories:
+        ecr.inject_faults(READ, *[EcrError("AccessDeniedException", "broken")] * 20, repository=name)
 
-    def elapsed(self) -> float:
-        return self.now + self.simulated.time
 
-    def total(self, outcome: str) -> int:
-        return sum(answer["outcomes"].get(outcome, 0) for answer in self.answers)
+def throttle_reads(ecr: FakeEcr, repositories: Iterable[str]) -> None:
+    for name in repositories:
+        ecr.inject_faults(READ, *[Fault.THROTTLED] * 1_000, repository=name)
+
+
+def calls_by_repository(ecr: FakeEcr, operation: str) -> Counter[str | None]:
+    """Count the calls of an operation on users' repositories, also those that failed."""
+    return Counter(
+        name for call, name, _ in ecr.call_log if call == operation and name != ROLE_CHECK_REPOSITORY
+    )
+
+
+def role_checks(ecr: FakeEcr) -> int:
+    return sum(name == ROLE_CHECK_REPOSITORY for _, name, _ in ecr.call_log)
+
+
+def granted(ecr: FakeEcr, *roles: str) -> set[str]:
+    """Return the repositories whose policy is exactly the grant."""
+    expected = normalized(document(grant(*(roles or (A,)))))
+    return {name for name in users_repositories(ecr) if ecr.get_policy(name) == expected}
+
+
+def users_repositories(ecr: FakeEcr) -> set[str]:
+    return ecr.policies.keys() - {ROLE_CHECK_REPOSITORY}
+
+
+def total(function: Function, outcome: str) -> int:
+    return sum(answer["outcomes"].get(outcome, 0) for answer in function.answers)
 
 
 def prepare(
-    request: Request,
-    registry: SimulatedRegistry,
-    time_left: Callable[[], float] = lambda: LAMBDA_TIMEOUT,
-    settings: Settings = SETTINGS,
+    ecr: FakeEcr, function: Function, request: Request, time_left: Callable[[], float] = lambda: 900.0
 ) -> Sweep:
-    real = cast("Registry", registry)
-    return Sweep(request, settings, real, RoleCheck(real, settings, "111122223333"), time_left)
+    registry, settings = Registry(ecr.client(), limiter_without_waits()), function.configured()
+    return Sweep(request, settings, registry, RoleCheck(registry, settings, "111122223333"), time_left)
 
 
-def run(sweep: Sweep) -> list[Result]:
-    return list(sweep.run())
-
-
-def shuffled(count: int) -> list[str]:
-    names = [f"team-{number % 97}/app-{number}" for number in range(count)]
-    random.Random(7).shuffle(names)
-    return names
-
-
-def test_ten_pages_of_repositories_are_reconciled_in_several_invocations() -> None:
-    registry = SimulatedRegistry(shuffled(10_000))
-    function = Lambda(registry, timeout=LAMBDA_TIMEOUT * 0.1)
+def test_ten_pages_of_repositories_are_reconciled_in_several_invocations(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository(*names(999))  # and the one for role checks
+    function.timeout = 90
 
     function.run()
 
-    assert set(registry.policies.values()) == {GRANTED_POLICY}
-    assert set(registry.writes.values()) == {1}
-    assert function.total("attached") == 10_000
-    assert function.total("unchanged") == 0
+    assert granted(ecr) == users_repositories(ecr)
+    assert set(calls_by_repository(ecr, WRITE).values()) == {1}
+    assert ecr.calls[LIST] == 10
+    assert total(function, "attached") == 999
+    assert total(function, "unchanged") == 0
     assert [answer.get("continued", False) for answer in function.answers] == [True, True, False]
     assert function.longest_invocation < function.timeout
 
 
-def test_a_continuation_delivered_twice_writes_each_policy_once() -> None:
-    registry = SimulatedRegistry(shuffled(3_000))
-    function = Lambda(registry, timeout=5)
+def test_a_continuation_delivered_twice_writes_each_policy_once(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository(*names(300))
+    function.timeout = 5
     chance = random.Random(3)
 
     payloads: list[dict[str, object]] = [{"repositories": ["*"]}]
@@ -185,46 +130,61 @@ def test_a_continuation_delivered_twice_writes_each_policy_once() -> None:
         if invocation.continuation:
             payloads += [invocation.continuation] * (2 if chance.random() < 0.2 else 1)
 
-    assert set(registry.policies.values()) == {GRANTED_POLICY}
-    assert set(registry.writes.values()) == {1}
+    assert granted(ecr) == users_repositories(ecr)
+    assert set(calls_by_repository(ecr, WRITE).values()) == {1}
     assert unchanged > 0
 
 
-def test_an_invocation_ends_before_its_timeout() -> None:
-    registry = SimulatedRegistry(shuffled(5_000))
+def test_an_invocation_ends_before_its_timeout(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository(*names(500))
 
-    sweep = prepare(Request(("*",)), registry, lambda: 30 - registry.time)
-    run(sweep)
+    invocation = function.invoke({"repositories": ["*"]}, timeout=30)
 
-    assert sweep.continuation is not None
-    assert registry.time < 30 - 0.25 * 30 + MAX_CONCURRENCY * 2 * CALL_DURATION
-
-
-def sweep_and_publish(registry: SimulatedRegistry) -> None:
-    request = Request(("*",))
-    sweep, report = prepare(request, registry), Report(request, dry_run=False)
-    for result in sweep.run():
-        report.add(result)
-    report.publish()
+    assert invocation.continuation is not None
+    assert function.longest_invocation < 30 - 0.25 * 30 + MAX_CONCURRENCY * 2 * CALL_DURATION
 
 
-def test_memory_does_not_grow_with_the_number_of_repositories() -> None:
+def test_memory_does_not_grow_with_the_number_of_repositories(ecr: FakeEcr, function: Function) -> None:
+    def answer(operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        response = ecr.handle_call(operation, parameters)
+        ecr.call_log.clear()
+        assert response
+        return response[1]
+
+    # Without the SDK, which is slow while the memory is traced.
+    client = SimpleNamespace(
+        describe_repositories=lambda **parameters: answer(LIST, parameters),
+        get_repository_policy=lambda **parameters: answer(READ, parameters),
+    )
+    registry = Registry(cast("ECRClient", client), limiter_without_waits())
+
+    def peak_of_a_sweep() -> int:
+        """Return the peak of the memory that a sweep and its report take, in bytes."""
+        request = Request(("*",))
+        sweep = Sweep(request, function.configured(), registry, None, lambda: 900)
+        report = Report(request, dry_run=False)
+        for result in sweep.run():
+            report.add(result)
+        report.publish()
+        return tracemalloc.get_traced_memory()[1]
+
     peaks = []
-    for count in (1_000, 4_000):
-        registry = SimulatedRegistry(shuffled(count))
-        registry.policies = dict.fromkeys(registry.policies, GRANTED_POLICY)
+    for count in (300, 1_200):
+        ecr.create_repository(*names(count), policy=document(grant(A)))
+        peak_of_a_sweep()  # from now on, the fake has an entry for each repository
         tracemalloc.start()
-        sweep_and_publish(registry)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+        peaks.append(peak_of_a_sweep())
         tracemalloc.stop()
 
-    assert peaks[1] < 1.5 * peaks[0] + 4_000 * 8  # the list of names that the simulation holds
+    assert peaks[1] < peaks[0] + 900 * 250  # bytes, less than half of what a result takes
 
 
-def test_failed_repositories_do_not_stop_the_sweep_and_the_last_invocation_reports_them() -> None:
-    registry = SimulatedRegistry(shuffled(5_000))
-    registry.broken = {"team-0/app-0", "team-1/app-1"}
-    function = Lambda(registry, timeout=20)
+def test_failed_repositories_do_not_stop_the_sweep_and_the_last_invocation_reports_them(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository(*names(500))
+    break_reads(ecr, broken := {"team-0/app-0", "team-1/app-1"})
+    function.timeout = 20
 
     with pytest.raises(RepositoriesFailed) as caught:
         function.run()
@@ -232,176 +192,166 @@ def test_failed_repositories_do_not_stop_the_sweep_and_the_last_invocation_repor
     failed = re.findall(r"(\d+) (?:of \d+ repositories )?failed", str(caught.value))
     assert sum(map(int, failed)) == 2
     assert len(function.answers) > 3
-    assert registry.calls["write"] == 4_998
-    assert sum(policy == GRANTED_POLICY for policy in registry.policies.values()) == 4_998
+    assert ecr.calls[WRITE] == 498
+    assert granted(ecr) == users_repositories(ecr) - broken
 
 
-def test_a_sweep_with_many_failures_ends_and_retries_each_failed_repository_once() -> None:
-    registry = SimulatedRegistry(names := shuffled(3_000))
-    registry.broken = set(names[:600])
-    function = Lambda(registry, timeout=20)
+def test_a_sweep_with_many_failures_ends_and_retries_each_failed_repository_once(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository(*names(300))
+    break_reads(ecr, broken := names(60))
+    function.timeout = 20
 
-    with pytest.raises(RepositoriesFailed, match=r"^600 of \d+ repositories failed: .*; and 590 more"):
+    with pytest.raises(RepositoriesFailed, match=r"^60 of \d+ repositories failed: .*; and 50 more"):
         function.run()
 
-    assert sum(policy == GRANTED_POLICY for policy in registry.policies.values()) == 2_400
-    assert registry.calls["read"] <= 3_000 + 600
-    assert registry.calls["check"] == 0
+    assert granted(ecr) == users_repositories(ecr).difference(broken)
+    assert ecr.calls[READ] <= 300 + 60
+    assert role_checks(ecr) == 0
 
 
-def test_repositories_deleted_during_a_sweep_do_not_hide_others() -> None:
-    class PagesByKey(SimulatedRegistry):
-        """A token names the last repository of its page, as the tokens of ECR presumably do."""
+def test_repositories_deleted_during_a_sweep_do_not_hide_others(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository(*names(300))
+    function.timeout = 8
 
-        def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
-            self._record_call("page")
-            listed = sorted(self.policies, key=lambda name: name[::-1])
-            following = [name for name in listed if token is None or name[::-1] > token[::-1]]
-            page = [Listed(name) for name in following[:1000]]
-            return page, following[999] if len(following) > 1000 else None
+    def delete_some() -> None:
+        for name in sorted(granted(ecr))[:5]:
+            ecr.delete_repository(name)
 
-    registry = PagesByKey(shuffled(3_000))
-    function = Lambda(registry, timeout=8)
-    function.between = lambda: [
-        registry.policies.pop(name)
-        for name in [name for name, policy in registry.policies.items() if policy][:20]
-    ]
+    function.between = delete_some
 
     function.run()
 
     assert len(function.answers) > 3
-    assert set(registry.policies.values()) == {GRANTED_POLICY}
+    assert granted(ecr) == users_repositories(ecr)
 
 
-def test_a_listing_past_the_deadline_continues_in_a_new_invocation(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = SimulatedRegistry(shuffled(2_000))
-    list_page = registry.list_repositories
-
-    def throttle_later_pages(token: str | None = None) -> tuple[list[Listed], str | None]:
-        if token and registry.calls["page"] < 50:
-            registry._record_call("page")  # noqa: SLF001
-            raise Throttled("Rate exceeded")
-        return list_page(token)
-
-    monkeypatch.setattr(registry, "list_repositories", throttle_later_pages)
-    function = Lambda(registry, timeout=27)
-    function.seconds_per_delay = 0
+def test_a_listing_past_the_deadline_continues_in_a_new_invocation(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository(*names(200))
+    ecr.run_after(LIST, lambda: ecr.inject_faults(LIST, *[Fault.THROTTLED] * 48))
+    function.timeout, function.seconds_per_delay = 27, 0
 
     function.run()
 
     assert len(function.answers) > 1
-    assert set(registry.policies.values()) == {GRANTED_POLICY}
+    assert granted(ecr) == users_repositories(ecr)
 
 
-def test_pages_without_a_matching_repository_count_toward_the_deadline() -> None:
-    registry = SimulatedRegistry([*(f"other/app-{number:05}" for number in range(50_000)), "team/app"])
-    function = Lambda(registry, timeout=0.4)
+def test_pages_without_a_matching_repository_count_toward_the_deadline(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.max_page_size = 10
+    ecr.create_repository("team/app", *(f"other/app-{number:05}" for number in range(500)))
+    function.timeout = 4
 
     function.run("team/*")
 
     assert len(function.answers) > 1
-    assert function.longest_invocation < 0.4
-    assert registry.policies["team/app"] == GRANTED_POLICY
+    assert function.longest_invocation < 4
+    assert granted(ecr) == {"team/app"}
 
 
 def test_a_listing_that_fails_midway_raises_an_error_and_the_totals_so_far_are_logged(
-    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[dict[str, Any]]]
+    ecr: FakeEcr, function: Function, logged: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    registry = SimulatedRegistry(shuffled(2_000))
-    list_page = registry.list_repositories
-
-    def fail_after_the_first_page(token: str | None = None) -> tuple[list[Listed], str | None]:
-        if token:
-            raise RegistryError("not authorized")
-        return list_page(token)
-
-    monkeypatch.setattr(registry, "list_repositories", fail_after_the_first_page)
+    ecr.create_repository(*names(200))
+    denied = EcrError("AccessDeniedException", "not authorized")
+    ecr.run_after(LIST, lambda: ecr.inject_faults(LIST, denied))
 
     with pytest.raises(RegistryError, match="not authorized"):
-        Lambda(registry).run()
+        function.run()
 
     assert logged()[-1]["message"] == "report"
-    assert logged()[-1]["outcomes"] == {"attached": 1_000}
+    assert logged()[-1]["outcomes"] == {"attached": 99}  # and one for role checks
 
 
-def test_names_past_the_deadline_continue_in_a_new_invocation() -> None:
-    registry = SimulatedRegistry(names := shuffled(3_000))
-    function = Lambda(registry, timeout=20)
+def test_names_past_the_deadline_continue_in_a_new_invocation(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository(*names(300))
+    function.timeout = 20
 
-    function.run(*names[:2_500], "team-5/*")
+    function.run(*(named := names(250)), "team-5/*")
 
-    expected = {name for name in names if name in set(names[:2_500]) or name.startswith("team-5/")}
-    assert {name for name, policy in registry.policies.items() if policy} == expected
+    assert granted(ecr) == {name for name in names(300) if name in named or name.startswith("team-5/")}
     assert len(function.answers) > 2
 
 
-def test_a_repository_that_is_named_and_matched_is_retried_once_after_a_continuation() -> None:
-    registry = SimulatedRegistry([f"app-{number:04}" for number in range(1500)])
-    registry.policies["zapp"] = "no JSON"
-    function = Lambda(registry, timeout=20)
+def test_a_repository_that_is_named_and_matched_is_retried_once_after_a_continuation(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository(*names(150), "zapp")
+    break_reads(ecr, ["zapp"])
+    function.timeout = 20
 
     with pytest.raises(RepositoriesFailed, match="zapp") as caught:
         function.run("zapp", "*")
 
     assert len(function.answers) > 1
     assert str(caught.value).count("zapp") == 1
+    assert calls_by_repository(ecr, READ)["zapp"] == 2
 
 
-def test_a_single_repository_is_reconciled_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = SimulatedRegistry(["app", "other"])
+def test_a_single_repository_is_reconciled_without_a_thread(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository("app", "other")
     threads: list[threading.Thread] = []
-    read = registry.get_policy
+    ecr.run_before(READ, *[lambda: threads.append(threading.current_thread())] * 5)
 
-    def get_policy(name: str) -> str | None:
-        threads.append(threading.current_thread())
-        return read(name)
-
-    monkeypatch.setattr(registry, "get_policy", get_policy)
-    Lambda(registry).run("app")
+    function.run("app")
     assert threads == [threading.current_thread()]
 
-    Lambda(registry).run("app", "other")
-    Lambda(registry).run("app*")
+    function.run("app", "other")
+    function.run("app*")
+    assert len(threads) == 4
     assert threading.current_thread() not in threads[1:]
 
 
-def test_a_dry_run_stays_a_dry_run_in_every_invocation() -> None:
-    registry = SimulatedRegistry(shuffled(3_000))
-    function = Lambda(registry, timeout=15)
+def test_a_dry_run_stays_a_dry_run_in_every_invocation(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository(*names(300))
+    function.timeout = 15
 
     function.run(dry_run=True)
 
-    assert function.total("would_attach") == 3_000
+    assert total(function, "would_attach") == 300
     assert len(function.answers) > 1
-    assert not registry.writes
+    assert not calls_by_repository(ecr, WRITE)
 
 
-def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_continuing_forever() -> None:
-    registry = SimulatedRegistry(shuffled(10))
-    times = iter([10.0])
+def test_a_timeout_too_short_for_one_repository_raises_an_error_instead_of_continuing_forever(
+    ecr: FakeEcr, function: Function
+) -> None:
+    ecr.create_repository("app")
+    function.timeout, function.seconds_per_call = 10, 10
 
     with pytest.raises(OutOfTime, match="raise the function timeout"):
-        run(prepare(Request(("a-name",)), registry, lambda: next(times, 0.0)))
+        function.run("app")
 
 
 class TestAMissingRole:
-    def test_costs_one_rejected_write_for_each_thread_and_two_checks(self) -> None:
-        registry = SimulatedRegistry(shuffled(2_000))
-        registry.missing_role = B
-        function = Lambda(registry, WORKER_ROLE_ARNS=f"{A},{B}")
+    @pytest.fixture(autouse=True)
+    def missing_role(self, ecr: FakeEcr, function: Function) -> None:
+        function.roles = (A, B)
+        ecr.delete_role(B)
 
-        with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing in 2000 of 2000 repositories"):
+    def test_costs_one_rejected_write_for_each_thread_and_two_checks(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository(*names(200))
+        function.seconds_per_call = 0.01
+
+        with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing in 200 of 200 repositories"):
             function.run()
 
-        assert set(registry.policies.values()) == {GRANTED_POLICY}
-        assert registry.calls["check"] == 2
-        assert registry.calls["write"] <= 2_000 + MAX_CONCURRENCY
-        assert registry.calls["read"] <= 2_000 + MAX_CONCURRENCY
+        assert granted(ecr) == users_repositories(ecr)
+        assert role_checks(ecr) == 2
+        assert calls_by_repository(ecr, WRITE).total() <= 200 + MAX_CONCURRENCY
+        assert ecr.calls[READ] <= 200 + MAX_CONCURRENCY
 
-    def test_is_retried_at_the_end_and_counted_beyond_the_names_that_a_continuation_holds(self) -> None:
-        registry = SimulatedRegistry(shuffled(3_000))
-        registry.missing_role = B
-        function = Lambda(registry, timeout=20, WORKER_ROLE_ARNS=f"{A},{B}")
+    @pytest.mark.usefixtures("few_names")
+    def test_is_retried_at_the_end_and_counted_beyond_the_names_that_a_continuation_holds(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository(*names(300))
+        function.timeout = 20
 
         with pytest.raises(RepositoriesFailed) as caught:
             function.run()
@@ -409,54 +359,53 @@ class TestAMissingRole:
         failed = re.findall(
             r"(?:missing in (\d+) of|(\d+) (?:of \d+ repositories|more) failed)", str(caught.value)
         )
-        assert sum(int(number) for numbers in failed for number in numbers if number) == 3_000
+        assert sum(int(number) for numbers in failed for number in numbers if number) == 300
         continuation = cast("dict[str, list[str]]", function.payload["continuation"])
-        assert len(continuation["failed"]) + len(continuation["failed_again"]) == MAX_FAILED_NAMES
-        assert set(registry.policies.values()) == {GRANTED_POLICY}
+        assert len(continuation["failed"]) + len(continuation["failed_again"]) == FEW_NAMES
+        assert granted(ecr) == users_repositories(ecr)
 
-    def test_that_appears_between_two_invocations_is_granted_everywhere(self) -> None:
-        registry = SimulatedRegistry(shuffled(1_500))
-        registry.missing_role = B
-        function = Lambda(registry, timeout=25, WORKER_ROLE_ARNS=f"{A},{B}")
+    def test_that_appears_between_two_invocations_is_granted_everywhere(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository(*names(150))
+        function.timeout = 25
 
         def create_role() -> None:
-            registry.missing_role = "none"
+            if B not in ecr.roles:
+                ecr.create_role(B)
             function.now, function.timeout = function.now + 60, 100
 
         function.between = create_role
 
         function.run()
 
-        both = {(PULL, A), (PULL, B)}
         assert function.answers[0]["missing_roles"][0]["role"] == B
-        assert all(grantees_of(parse(text)) == both for text in registry.policies.values())
+        assert granted(ecr, A, B) == users_repositories(ecr)
 
-    def test_is_asked_about_once_in_a_dry_run_of_less_than_a_minute(self) -> None:
-        registry = SimulatedRegistry(shuffled(2_000))
-        registry.missing_role = B
-        function = Lambda(registry, WORKER_ROLE_ARNS=f"{A},{B}")
+    def test_is_asked_about_once_in_a_dry_run_of_less_than_a_minute(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository(*names(200))
 
-        with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing in 2000 of 2000 repositories"):
+        with pytest.raises(RepositoriesFailed, match=f"The role {B} is missing in 200 of 200 repositories"):
             function.run(dry_run=True)
 
-        assert registry.calls["check"] == 2
-        assert not registry.calls["write"]
-        assert not registry.writes
+        assert role_checks(ecr) == 2
+        assert not calls_by_repository(ecr, WRITE)
 
 
 class TestRepositoriesThatFailedBefore:
     """At the end of a sweep, in invocations that have no time for all of them."""
 
-    NAMES = tuple(f"app-{number:04}" for number in range(MAX_FAILED_NAMES))
+    NAMES = tuple(f"app-{number:04}" for number in range(300))
     PAYLOAD = Request((), continuation=Continuation(failed=NAMES, of_all=True)).payload("0e")
 
-    @pytest.fixture
-    def registry(self) -> SimulatedRegistry:
-        registry = SimulatedRegistry(list(self.NAMES))
-        registry.broken = set(self.NAMES)
-        return registry
+    @pytest.fixture(autouse=True)
+    def repositories(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository(*self.NAMES)
+        function.timeout = 10
 
-    def chain(self, function: Lambda, payload: dict[str, object] | None) -> list[Invocation]:
+    def chain(self, function: Function, payload: dict[str, object] | None) -> list[Invocation]:
         invocations: list[Invocation] = []
         while payload:
             function.between()
@@ -466,11 +415,11 @@ class TestRepositoriesThatFailedBefore:
         return invocations
 
     def test_are_retried_once_each_in_as_many_invocations_as_it_takes(
-        self, registry: SimulatedRegistry
+        self, ecr: FakeEcr, function: Function
     ) -> None:
-        function = Lambda(registry, timeout=4)
-        reads_before: list[Counter[str]] = []
-        function.between = lambda: reads_before.append(registry.reads.copy())
+        break_reads(ecr, self.NAMES)
+        reads_before: list[Counter[str | None]] = []
+        function.between = lambda: reads_before.append(calls_by_repository(ecr, READ))
 
         invocations = self.chain(function, self.PAYLOAD)
 
@@ -478,70 +427,78 @@ class TestRepositoriesThatFailedBefore:
         assert function.longest_invocation < function.timeout
         # The last invocation has the names that failed again, for the report, and tries as many as it can.
         assert set(reads_before[-1].values()) == {1}
-        assert set(registry.reads) == set(self.NAMES)
-        assert max(registry.reads.values()) == 2
+        reads = calls_by_repository(ecr, READ)
+        assert set(reads) == set(self.NAMES)
+        assert max(reads.values()) == 2
         assert [each.error for each in invocations[:-1]] == [None] * (len(invocations) - 1)
-        assert re.match(r"^1000 of 1000 repositories failed: ", str(invocations[-1].error))
+        assert re.match(r"^300 of 300 repositories failed: ", str(invocations[-1].error))
         results = invocations[-1].results
         assert results.keys() == set(self.NAMES)
-        reasons = Counter(result.error.rpartition(", and ")[2] for result in results.values())
-        assert reasons.keys() == {"broken", "there was no time to retry it"}
+        reasons = {re.split(": |, and ", result.error)[-1] for result in results.values()}
+        assert reasons == {"broken", "there was no time to retry it"}
 
-    def test_get_the_grant_in_as_many_invocations_as_it_takes(self, registry: SimulatedRegistry) -> None:
-        registry.broken = set()
-
-        invocations = self.chain(Lambda(registry, timeout=4), self.PAYLOAD)
+    def test_get_the_grant_in_as_many_invocations_as_it_takes(self, ecr: FakeEcr, function: Function) -> None:
+        invocations = self.chain(function, self.PAYLOAD)
 
         assert len(invocations) >= 3
         assert [each.error for each in invocations] == [None] * len(invocations)
-        assert set(registry.policies.values()) == {GRANTED_POLICY}
-        assert set(registry.reads.values()) == {1}
+        assert granted(ecr) == users_repositories(ecr)
+        assert set(calls_by_repository(ecr, READ).values()) == {1}
 
-    def test_end_the_sweep_if_none_of_them_progresses(self, registry: SimulatedRegistry) -> None:
-        registry.broken, registry.throttled = set(), set(self.NAMES)
+    def test_end_the_sweep_if_none_of_them_progresses(self, ecr: FakeEcr, function: Function) -> None:
+        throttle_reads(ecr, self.NAMES)
+        function.timeout = 60
 
-        (invocation,) = self.chain(Lambda(registry, timeout=60), self.PAYLOAD)
+        (invocation,) = self.chain(function, self.PAYLOAD)
 
-        assert re.match(r"^1000 of 1000 repositories failed: ", str(invocation.error))
+        assert re.match(r"^300 of 300 repositories failed: ", str(invocation.error))
 
-    def test_end_the_sweep_once_the_others_no_longer_progress(self, registry: SimulatedRegistry) -> None:
-        registry.broken, registry.throttled = set(self.NAMES[:300]), set(self.NAMES[300:])
+    def test_end_the_sweep_once_the_others_no_longer_progress(self, ecr: FakeEcr, function: Function) -> None:
+        break_reads(ecr, self.NAMES[:100])
+        throttle_reads(ecr, self.NAMES[100:])
+        function.timeout = 60
 
-        invocations = self.chain(Lambda(registry, timeout=60), self.PAYLOAD)
+        invocations = self.chain(function, self.PAYLOAD)
 
         assert 1 < len(invocations) < 4
-        assert re.match(r"^1000 of 1000 repositories failed: ", str(invocations[-1].error))
+        assert re.match(r"^300 of 300 repositories failed: ", str(invocations[-1].error))
 
+    @pytest.mark.usefixtures("few_names")
     def test_are_kept_by_name_up_to_a_number_in_all_and_counted_beyond(
-        self, registry: SimulatedRegistry
+        self, ecr: FakeEcr, function: Function
     ) -> None:
-        new = [f"new-{number:04}" for number in range(1_000)]
-        registry.policies = dict.fromkeys((*self.NAMES, *new))
-        registry.broken = set(registry.policies)
-        request = Request(("*",), continuation=Continuation(failed=self.NAMES[:600], failed_more=7))
-        listed_to_the_end = 600 + 400 + 1_000 - 600  # the names that the continuation holds are not listed
+        break_reads(ecr, self.NAMES)
+        before = Continuation(failed=self.NAMES[:60], failed_more=7)
+        # The names that the continuation holds are not listed, so this is the time for all others.
+        function.timeout, function.seconds_per_call = 3 + 240 + 90, 1
 
-        sweep = prepare(request, registry, lambda: 900 if registry.calls["read"] < listed_to_the_end else 0)
-        failed = {result.repository for result in sweep.run() if result.outcome is Outcome.FAILED}
+        invocation = function.invoke(Request(("*",), continuation=before).payload("0e"))
 
-        assert sweep.continuation
-        continuation = sweep.continuation.continuation
-        assert continuation
-        assert len(continuation.failed) > 500, "the names that were not retried come first"
-        assert len(continuation.failed) + len(continuation.failed_again) == MAX_FAILED_NAMES
-        assert set(continuation.failed_again) <= failed
-        named = continuation.failed + continuation.failed_again
+        assert invocation.continuation
+        continuation = cast("dict[str, Any]", invocation.continuation["continuation"])
+        first, again = continuation["failed"], continuation["failed_again"]
+        assert len(first) > 30, "the names that were not retried come first"
+        assert len(first) + len(again) == FEW_NAMES
+        assert set(again) <= {
+            name for name, result in invocation.results.items() if result.outcome is Outcome.FAILED
+        }
+        named = first + again
         assert len(set(named)) == len(named)
-        assert len(named) + continuation.failed_more == 2_000 + 7
+        assert len(named) + continuation["failed_more"] == 300 + 7
 
 
 class TestACompletedSweep:
+    @pytest.fixture(autouse=True)
+    def several_invocations(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository(*names(200))
+        function.timeout = 15
+
     def completed(self, capsys: pytest.CaptureFixture[str]) -> int:
         return capsys.readouterr().out.count('"SweepsCompleted":[1')
 
-    def test_is_counted_by_its_last_invocation(self, capsys: pytest.CaptureFixture[str]) -> None:
-        function = Lambda(SimulatedRegistry(shuffled(2_000)), timeout=15)
-
+    def test_is_counted_by_its_last_invocation(
+        self, function: Function, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         invocation = function.invoke({"repositories": ["*"], "scheduled": False})
         assert self.completed(capsys) == 0
         while invocation.continuation:
@@ -550,133 +507,187 @@ class TestACompletedSweep:
         assert self.completed(capsys) == 1
         assert invocation.error is None
 
-    def test_of_some_is_not_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
-        function = Lambda(SimulatedRegistry(shuffled(2_000)), timeout=15)
-
+    def test_of_some_is_not_counted(self, function: Function, capsys: pytest.CaptureFixture[str]) -> None:
         function.run("team-*")
 
         assert len(function.answers) > 1
         assert self.completed(capsys) == 0
 
-    def test_with_failed_repositories_is_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
-        registry = SimulatedRegistry(shuffled(2_000))
-        registry.broken = {"team-0/app-0"}
+    def test_with_failed_repositories_is_counted(
+        self, ecr: FakeEcr, function: Function, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        break_reads(ecr, ["team-0/app-0"])
 
         with pytest.raises(RepositoriesFailed):
-            Lambda(registry, timeout=15).run()
+            function.run()
 
+        assert len(function.answers) > 1
         assert self.completed(capsys) == 1
 
-    def test_is_not_counted_if_the_listing_failed(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_is_not_counted_if_the_listing_failed(
+        self, ecr: FakeEcr, function: Function, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ecr.inject_faults(LIST, Fault.UNAVAILABLE)
+        function.seconds_per_call = function.timeout
+
         with pytest.raises(OutOfTime):
-            Lambda(UnavailableRegistry()).run()
+            function.run()
 
         assert self.completed(capsys) == 0
+
+
+@dataclass
+class RepeatingEcr(FakeEcr):
+    """A fake ECR whose listing has one repository on each page, and returns these tokens.
+
+    Attributes:
+        tokens: the token of each page -> the token of the next one.
+        on_page: runs before each page.
+    """
+
+    tokens: dict[str | None, str] = field(default_factory=dict)
+    on_page: Callable[[], object] = lambda: None
+
+    def handle_call(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        if operation != LIST:
+            return super().handle_call(operation, request)
+        self.calls[LIST] += 1
+        self.on_page()
+        token = request.get("nextToken")
+        page = [{"repositoryName": f"{token}/app".lower()}]
+        return 200, {"repositories": page, "nextToken": self.tokens[token]}
 
 
 class TestAPageTokenThatRepeats:
     """The listing never ends: it starts again a few times, and then it is an error."""
 
-    REPEATING = (
-        {None: "A", "A": "A"},
-        {None: "A", "A": "B", "B": "A"},
-        {None: "A", "A": "B", "B": "B"},
-        {None: "A", "A": "B", "B": "C", "C": "A"},
+    @pytest.fixture(
+        params=[
+            {None: "A", "A": "A"},
+            {None: "A", "A": "B", "B": "A"},
+            {None: "A", "A": "B", "B": "B"},
+            {None: "A", "A": "B", "B": "C", "C": "A"},
+        ]
     )
+    def ecr(self, request: pytest.FixtureRequest) -> RepeatingEcr:
+        ecr = RepeatingEcr(tokens=request.param)
+        ecr.create_role(A)
+        ecr.create_repository(*(f"{token}/app".lower() for token in ecr.tokens))
+        return ecr
 
-    class Repeating(SimulatedRegistry):
-        def __init__(self, tokens: dict[str | None, str], page_duration: float = 0.0) -> None:
-            super().__init__([f"{token}/app".lower() for token in tokens])
-            self.tokens = tokens
-            self.page_duration = page_duration
-
-        def list_repositories(self, token: str | None = None) -> tuple[list[Listed], str | None]:
-            self._record_call("page")
-            self.time += self.page_duration
-            return [Listed(f"{token}/app".lower())], self.tokens[token]
-
-    @pytest.mark.parametrize("tokens", REPEATING)
-    def test_in_one_invocation(self, tokens: dict[str | None, str]) -> None:
-        registry = self.Repeating(tokens)
-        function = Lambda(registry)
-
+    def test_in_one_invocation(self, ecr: RepeatingEcr, function: Function) -> None:
         with pytest.raises(RegistryError, match="listing of repositories repeats and does not end"):
             function.run()
 
         assert len(function.answers) == 1
-        assert registry.calls["page"] <= 4 * (len(tokens) + 1)
-        assert registry.policies["none/app"] == GRANTED_POLICY
+        assert ecr.calls[LIST] <= 4 * (len(ecr.tokens) + 1)
+        assert "none/app" in granted(ecr)
 
-    @pytest.mark.parametrize("tokens", REPEATING)
-    def test_across_invocations(self, tokens: dict[str | None, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_across_invocations(
+        self, ecr: RepeatingEcr, function: Function, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("handler.reconcile.listing._MAX_PAGES", 10)
-        registry = self.Repeating(tokens, page_duration=80)
-        function = Lambda(registry, timeout=100)
+        ecr.on_page = lambda: function.sleep(80)
+        function.timeout = 100
 
         with pytest.raises(RegistryError, match="listing of repositories repeats and does not end"):
             function.run()
 
-        assert 4 <= len(function.answers) <= registry.calls["page"] <= 4 * (10 + 2)
-        assert registry.policies["none/app"] == GRANTED_POLICY
+        assert 4 <= len(function.answers) <= ecr.calls[LIST] <= 4 * (10 + 2)
+        assert "none/app" in granted(ecr)
 
-    def test_is_not_one_that_a_new_listing_returns_again(self) -> None:
-        """The first token is the same each time. ECR refused a later one once."""
-        registry = self.Repeating({None: "A", "A": "B", "B": ""})
-        list_page = registry.list_repositories
-        refusals = iter([True])
 
-        def refuse_once(token: str | None = None) -> tuple[list[Listed], str | None]:
-            if token == "B" and next(refusals, False):  # noqa: S105 - of a page
-                raise RegistryError("Invalid parameter at 'nextToken'")
-            page, following = list_page(token)
-            return page, following or None
+def test_a_page_token_that_a_new_listing_returns_again_is_no_error(ecr: FakeEcr, function: Function) -> None:
+    """The first token is the same each time. ECR refused a later one once."""
+    ecr.max_page_size = 1
+    ecr.create_repository("app", "bpp")
+    client = ecr.client()
+    first = client.describe_repositories()["nextToken"]
+    second = client.describe_repositories(nextToken=first)["nextToken"]
+    ecr.inject_faults(LIST, EcrError("InvalidParameterException", "Invalid parameter at 'nextToken'"))
 
-        registry.list_repositories = refuse_once  # type: ignore[method-assign]
-        request = Request(("*",), continuation=Continuation("B", pages=2))
+    invocation = function.invoke(Request(("*",), continuation=Continuation(second, pages=2)).payload("0e"))
 
-        sweep = prepare(request, registry)
-        results = run(sweep)
-
-        assert len(results) == 3
-        assert sweep.continuation is None
+    assert invocation.results.keys() == {"app", "bpp"}
+    assert invocation.continuation is None
+    assert invocation.error is None
 
 
 class TestARepositoryThatIsThrottledUntilTheDeadline:
-    @pytest.fixture
-    def registry(self) -> SimulatedRegistry:
-        registry = SimulatedRegistry([*(f"app-{number:04}" for number in range(1_500)), "slow"])
-        registry.throttled = {"slow"}
-        return registry
+    @pytest.fixture(autouse=True)
+    def slow(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository(*names(150), "slow-0")
+        throttle_reads(ecr, ["slow-0"])
+        function.timeout = 25
+        function.during_backoff = lambda: sleep(0.001)  # in real time, for the other threads
 
-    def test_is_reconciled_by_a_later_invocation_and_is_no_failure(self, registry: SimulatedRegistry) -> None:
-        function = Lambda(registry, timeout=25)
+    def test_is_reconciled_by_a_later_invocation_and_is_no_failure(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
         function.seconds_per_delay = 0
-        function.between = registry.throttled.clear
+        function.between = ecr.clear_faults
 
-        function.run("slow", "*")
+        function.run("slow-0", "*")
 
         assert function.answers[0]["continued"] is True
-        assert set(registry.policies.values()) == {GRANTED_POLICY}
-        assert registry.writes["slow"] == 1
+        assert granted(ecr) == users_repositories(ecr)
+        assert calls_by_repository(ecr, WRITE)["slow-0"] == 1
 
-    def test_is_a_failure_of_the_last_invocation(self, registry: SimulatedRegistry) -> None:
-        with pytest.raises(RepositoriesFailed, match=r"slow: no attempt succeeded in time: Rate exceeded$"):
-            Lambda(registry, timeout=25).run("slow", "app-0000")
+    def test_is_a_failure_of_the_last_invocation(self, function: Function) -> None:
+        with pytest.raises(
+            RepositoriesFailed, match=r"slow-0: no attempt succeeded in time: .*: Rate exceeded$"
+        ):
+            function.run(names(1)[0], "slow-0")
+
+    @pytest.mark.usefixtures("few_names")
+    def test_is_reconciled_although_more_repositories_failed_than_a_continuation_names(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository(*names(400))
+        break_reads(ecr, names(400))
+        function.seconds_per_call, function.seconds_per_delay = 0.05, 0
+
+        first = function.invoke({"repositories": ["slow-0", "*"]})
+        assert first.continuation
+        assert [each.outcome for each in first.results.values()].count(Outcome.FAILED) > FEW_NAMES
+
+        ecr.clear_faults()
+        second = function.invoke(first.continuation, timeout=900)
+        assert second.results["slow-0"].outcome is Outcome.ATTACHED
+
+    @pytest.mark.usefixtures("few_names")
+    def test_is_reconciled_although_as_many_failed_before_as_a_continuation_names(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository(*(slow := [f"slow-{number}" for number in range(1, MAX_CONCURRENCY)]))
+        throttle_reads(ecr, slow)
+        before = Continuation(failed=tuple(names(FEW_NAMES)))
+
+        first = function.invoke(Request((names(150)[-1], "slow-0", *slow), continuation=before).payload("0e"))
+        assert first.continuation
+
+        ecr.clear_faults()
+        function.invoke(first.continuation, timeout=900)
+        assert granted(ecr) >= {"slow-0", *slow}
 
 
-def test_the_payload_of_a_continuation_is_within_lambdas_limit() -> None:
+def test_the_payload_of_a_continuation_is_within_lambdas_limit(ecr: FakeEcr, function: Function) -> None:
     longest = 256
-    names = tuple(f"{number:04}".ljust(longest, "x") for number in range(2_000))
-    registry = SimulatedRegistry(list(names))
-    registry.broken = set(names[:MAX_FAILED_NAMES])
-    function = Lambda(registry, timeout=16)
-    sizes: list[int] = []
-    function.between = lambda: sizes.append(len(str(function.payload)))
+    repositories = [f"{number:04}"[::-1].rjust(longest, "x") for number in range(2_000)]
+    ecr.max_page_size = 1_000
+    ecr.create_repository(*repositories)
+    break_reads(ecr, repositories[:MAX_FAILED_NAMES])  # which are listed first
+    function.seconds_per_call, function.timeout = 0.01, 16
 
-    with pytest.raises(RepositoriesFailed, match=f"{MAX_FAILED_NAMES} of"):
-        function.run()
+    continuation = function.invoke({"repositories": ["*"]}).continuation
 
-    assert max(sizes) < 1_000_000
+    assert continuation
+    request = parse_event(continuation, FUNCTION)
+    assert isinstance(request, Request)
+    assert request.continuation
+    assert len(request.continuation.failed) == MAX_FAILED_NAMES
+    assert len(request.repositories) > 800
+    assert len(str(continuation)) < 1_000_000
 
 
 def shortest_patterns(characters: int) -> tuple[str, ...]:
@@ -695,24 +706,22 @@ def shortest_patterns(characters: int) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("patterns", [shortest_patterns(100_000), (f"{'x' * 511}*",) * 195])
 def test_the_payload_of_the_largest_request_that_is_accepted_is_within_lambdas_limit(
-    patterns: tuple[str, ...],
+    ecr: FakeEcr, function: Function, patterns: tuple[str, ...]
 ) -> None:
     longest = 256
     request = parse_event({"repositories": list(patterns)}, FUNCTION)
     assert isinstance(request, Request)
-    failed, page, following = (
-        tuple(f"{number:04}{kind}".ljust(longest, "x") for number in range(1_000)) for kind in "fpn"
+    failed, page = (
+        tuple(f"{number:04}{kind}".ljust(longest, "x") for number in range(1_000)) for kind in "fp"
     )
-    registry = SimulatedRegistry([*page, *following])
-    registry.broken = set(page)
     half = Continuation("t" * 2_000, request.repositories, failed[:500], failed[500:])
     # Each glob matches a page of names, none of which there is time for.
     times = iter([900.0, 900.0, 900.0])
-    sweep = prepare(replace(request, continuation=half), registry, lambda: next(times, 0.0))
+    sweep = prepare(ecr, function, replace(request, continuation=half), lambda: next(times, 0.0))
     listing = sweep._listing  # noqa: SLF001 - to list a page that each pattern matches, in no time
     listing.next_page = lambda: [Listed(name) for name in page]  # type: ignore[method-assign]
 
-    run(sweep)
+    assert list(sweep.run())
 
     assert sweep.continuation
     payload = sweep.continuation.payload("11111111-1111-4111-8111-111111111111")
@@ -722,114 +731,130 @@ def test_the_payload_of_the_largest_request_that_is_accepted_is_within_lambdas_l
     assert parse_event(json.loads(json.dumps(payload)), FUNCTION) == next_request
 
 
-def test_a_dry_run_needs_no_role_check() -> None:
-    registry = SimulatedRegistry(["app"])
-    sweep = Sweep(Request(("app",), dry_run=True), SETTINGS, cast("Registry", registry), None, lambda: 900)
+def test_a_dry_run_needs_no_role_check(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository("app")
+    registry = Registry(ecr.client(), limiter_without_waits())
+    request = Request(("app",), dry_run=True)
 
-    (result,) = run(sweep)
+    (result,) = Sweep(request, function.configured(), registry, None, lambda: 900).run()
 
     assert result.outcome is Outcome.WOULD_ATTACH
-    assert registry.calls == {"read": 1}
+    assert ecr.calls == {READ: 1}
 
 
-def test_a_throttled_call_is_not_retried_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = SimulatedRegistry(["app"])
-    reads = 0
+def test_a_throttled_call_is_not_retried_after_the_deadline(ecr: FakeEcr, function: Function) -> None:
+    ecr.create_repository("app")
+    ecr.inject_faults(READ, Fault.THROTTLED, Fault.THROTTLED)
+    function.seconds_per_call = 40  # of the minute for a single repository
 
-    def throttle(_: str) -> None:
-        nonlocal reads
-        reads += 1
-        raise Unavailable("throttled")
-
-    monkeypatch.setattr(registry, "get_policy", throttle)
-    times = iter([900.0, 900.0])
-
-    (result,) = run(prepare(Request(("app",)), registry, lambda: next(times, 1.0)))
+    result = function.invoke({"repositories": ["app"]}).results["app"]
 
     assert result.outcome is Outcome.FAILED
-    assert "throttled" in result.reason
-    assert reads == 1
+    assert "Rate exceeded" in result.reason
+    assert ecr.calls == {READ_REGISTRY: 1, READ: 1}
+
+
+@dataclass
+class UnansweringEcr(FakeEcr):
+    """A fake ECR whose calls arrive so many at a time, and get no answer."""
+
+    concurrent_calls: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def handle_call(self, operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        self.concurrent_calls.wait(timeout=10)
+        self.inject_faults(operation, Fault.RESET)
+        return super().handle_call(operation, request)
 
 
 class TestARegistryThatStopsAnswering:
     """Each call takes the rest of the time, and fails."""
 
     @pytest.fixture
-    def registry(self) -> UnavailableRegistry:
-        return UnavailableRegistry()
+    def ecr(self) -> UnansweringEcr:
+        return UnansweringEcr()
 
-    def sweep(self, registry: SimulatedRegistry, *names: str, retry: tuple[str, ...] = ()) -> Sweep:
-        request = Request(names, continuation=Continuation(failed=retry))
-        return prepare(request, registry, lambda: LAMBDA_TIMEOUT - registry.time)
+    def sweep(self, function: Function, *names: str, retry: tuple[str, ...] = ()) -> Invocation:
+        function.seconds_per_call = function.timeout
+        return function.invoke(Request(names, continuation=Continuation(failed=retry)).payload("0e"))
 
-    def test_fails_every_repository_that_was_tried(self, registry: UnavailableRegistry) -> None:
+    def test_fails_every_repository_that_was_tried(self, ecr: UnansweringEcr, function: Function) -> None:
         names = [f"app-{number}" for number in range(MAX_CONCURRENCY)]
-        registry.concurrent_reads = threading.Barrier(MAX_CONCURRENCY)
+        ecr.concurrent_calls = threading.Barrier(MAX_CONCURRENCY)
 
-        results = run(self.sweep(registry, *names))
+        results = self.sweep(function, *names).results
 
-        assert sorted(result.repository for result in results) == sorted(names)
-        assert {result.outcome for result in results} == {Outcome.FAILED}
-        assert all("ECR did not answer" in result.reason for result in results)
+        assert results.keys() == set(names)
+        assert {result.outcome for result in results.values()} == {Outcome.FAILED}
+        assert all("ECR did not answer" in result.reason for result in results.values())
 
-    def test_is_named_as_the_cause_if_nothing_was_reconciled(self, registry: UnavailableRegistry) -> None:
+    def test_is_named_as_the_cause_if_nothing_was_reconciled(self, function: Function) -> None:
         names = [f"app-{number}" for number in range(MAX_CONCURRENCY + 1)]
 
-        with pytest.raises(OutOfTime, match=r"no attempt succeeded in time: ECR did not answer$"):
-            run(self.sweep(registry, *names))
+        error = self.sweep(function, *names).error
 
-    def test_is_named_as_the_cause_if_nothing_was_listed(self, registry: UnavailableRegistry) -> None:
-        with pytest.raises(OutOfTime, match=r": ECR did not list$"):
-            run(self.sweep(registry, "*"))
+        assert isinstance(error, OutOfTime)
+        assert "no attempt succeeded in time: ECR did not answer" in str(error)
 
-    def test_prevents_the_retry_of_repositories_that_failed_before(
-        self, registry: UnavailableRegistry
-    ) -> None:
-        registry.time = LAMBDA_TIMEOUT
+    def test_is_named_as_the_cause_if_nothing_was_listed(self, function: Function) -> None:
+        error = self.sweep(function, "*").error
 
-        results = run(self.sweep(registry, retry=("a", "b")))
+        assert isinstance(error, OutOfTime)
+        assert ": ECR did not answer" in str(error)
+
+    def test_prevents_the_retry_of_repositories_that_failed_before(self, function: Function) -> None:
+        function.timeout = 0
+
+        results = self.sweep(function, retry=("app", "tool")).results
 
         error = (
             "it failed in an earlier invocation, whose log has the reason, and there was no time to retry it"
         )
-        assert results == [Result(name, Outcome.FAILED, error=error) for name in ("a", "b")]
+        assert list(results.values()) == [
+            Result(name, Outcome.FAILED, error=error) for name in ("app", "tool")
+        ]
 
 
 class TestPatterns:
-    def test_of_the_pull_through_cache_that_match_nothing_in_scope_are_reported_by_a_sweep(self) -> None:
-        registry = SimulatedRegistry(["docker-hub/library/alpine", "scratch/cached"])
-        function = Lambda(
-            registry,
-            REPOSITORIES="*,!scratch/*",
-            PULL_THROUGH_CACHE_REPOSITORIES="docker-hub/*,scratch/*",
-        )
+    def test_of_the_pull_through_cache_that_match_nothing_in_scope_are_reported_by_a_sweep(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository("docker-hub/library/alpine", "scratch/cached")
+        function.settings = {
+            "REPOSITORIES": "*,!scratch/*",
+            "PULL_THROUGH_CACHE_REPOSITORIES": "docker-hub/*,scratch/*",
+        }
 
         function.run()
 
         assert function.answers[-1]["unmatched"] == ["scratch/*"]
-        assert "AllowPullThroughCache" in str(registry.policies["docker-hub/library/alpine"])
+        assert "AllowPullThroughCache" in str(ecr.policies["docker-hub/library/alpine"])
         function.run("docker-hub/*")
         assert "unmatched" not in function.answers[-1]
 
-    def test_that_match_nothing_in_scope_are_reported(self) -> None:
-        function = Lambda(SimulatedRegistry(["ml/train", "scratch/x1"]), REPOSITORIES="*,!scratch/*")
+    def test_that_match_nothing_in_scope_are_reported(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("ml/train", "scratch/x1")
+        function.settings = {"REPOSITORIES": "*,!scratch/*"}
 
         function.run("ml/*", "nothing/*", "scratch/*")
 
         assert function.answers[-1]["unmatched"] == ["nothing/*", "scratch/*"]
-        assert function.total("attached") == 1
+        assert total(function, "attached") == 1
 
-    def test_that_match_everything_select_only_repositories_in_scope(self) -> None:
-        registry = SimulatedRegistry(["ml/train", "scratch/x1"])
-        function = Lambda(registry, REPOSITORIES="*,!scratch/*")
+    def test_that_match_everything_select_only_repositories_in_scope(
+        self, ecr: FakeEcr, function: Function
+    ) -> None:
+        ecr.create_repository("ml/train", "scratch/x1")
+        function.settings = {"REPOSITORIES": "*,!scratch/*"}
 
         function.run()
 
-        assert registry.policies == {"ml/train": GRANTED_POLICY, "scratch/x1": None}
+        assert granted(ecr) == {"ml/train"}
+        assert ecr.policies["scratch/x1"] is None
         assert "unmatched" not in function.answers[-1]
 
-    def test_that_name_a_repository_out_of_scope_are_reported(self) -> None:
-        function = Lambda(SimulatedRegistry(["scratch/x1"]), REPOSITORIES="*,!scratch/*")
+    def test_that_name_a_repository_out_of_scope_are_reported(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("scratch/x1")
+        function.settings = {"REPOSITORIES": "*,!scratch/*"}
 
         function.run("scratch/x1")
 
@@ -837,9 +862,9 @@ class TestPatterns:
             {"repository": "scratch/x1", "outcome": "out_of_scope"}
         ]
 
-    def test_are_tracked_across_invocations(self) -> None:
-        registry = SimulatedRegistry(["ml/train", *(f"team/app-{number}" for number in range(2_000))])
-        function = Lambda(registry, timeout=15)
+    def test_are_tracked_across_invocations(self, ecr: FakeEcr, function: Function) -> None:
+        ecr.create_repository("ml/train", *(f"team/app-{number}" for number in range(200)))
+        function.timeout = 15
 
         function.run("ml/*", "team/*", "nothing/*")
 
@@ -850,35 +875,23 @@ class TestPatterns:
         assert function.answers[-1]["unmatched"] == ["nothing/*"]
 
 
-def test_two_functions_that_reconcile_the_same_repository_concurrently_converge() -> None:
-    ours, theirs = (Settings.from_environment(REQUIRED | {"WORKER_ROLE_ARNS": role}) for role in (A, B))
-    both_have_read = threading.Barrier(2, timeout=5)
+def test_two_functions_that_reconcile_the_same_repository_concurrently_converge(ecr: FakeEcr) -> None:
+    ours, theirs = Function(ecr, roles=(A,)), Function(ecr, roles=(B,))
+    ecr.create_repository("team/app")
+    ecr.run_after(READ, lambda: theirs.reconcile("team/app"))
 
-    class Shared(SimulatedRegistry):
-        def get_policy(self, name: str) -> str | None:
-            text = super().get_policy(name)
-            if self.calls["read"] <= 2:
-                both_have_read.wait()
-            return text
-
-    registry = Shared(["team/app"])
-
-    def reconcile(settings: Settings) -> None:
-        run(prepare(Request(("team/app",)), registry, settings=settings))
-
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(reconcile, (ours, theirs)))
-    granted_after_the_race = grantees_of(parse(registry.policies["team/app"]))
-    for settings in (ours, theirs):  # each receives the event of the other's write
-        reconcile(settings)
-    writes = registry.calls["write"]
-    for settings in (ours, theirs, ours):
-        reconcile(settings)
+    ours.reconcile("team/app")
+    granted_after_the_race = grantees_of(ecr.get_policy("team/app"))
+    for function in (ours, theirs):  # each receives the event of the other's write
+        function.reconcile("team/app")
+    writes = ecr.calls[WRITE]
+    for function in (ours, theirs, ours):
+        function.reconcile("team/app")
 
     assert len(granted_after_the_race) == 1
-    assert grantees_of(parse(registry.policies["team/app"])) == {(PULL, A), (PULL, B)}
+    assert grantees_of(ecr.get_policy("team/app")) == {(PULL, A), (PULL, B)}
     assert writes == 3
-    assert registry.calls["write"] == 3
+    assert ecr.calls[WRITE] == 3
 
 
 class TestConcurrency:

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from botocore import UNSIGNED
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -82,7 +81,7 @@ class SweepMachine(RuleBasedStateMachine):
         self.ecr = WatchedEcr()
         self.ecr.create_role(*WORKERS, *RETIRED, VENDOR)
         self.ecr.create_repository(*CHECK_REPOSITORIES)
-        client = self.ecr.client(signature_version=UNSIGNED)  # takes less time
+        client = self.ecr.client()
         self.stacks = [
             Function(
                 self.ecr,

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,11 @@ def test_the_template_hard_codes_no_region_or_partition(
     assert "us-east-1" not in text
 
 
+@cache  # each new strategy costs more than an example
+def accepted_by(pattern: str) -> st.SearchStrategy[str]:
+    return st.from_regex(pattern, fullmatch=True).filter(lambda value: len(value) <= 3400)
+
+
 class TestTheCreationTemplate:
     """The policy of repositories that ECR creates is what the function would write."""
 
@@ -225,12 +231,7 @@ class TestTheCreationTemplate:
         self, processed_template: dict[str, Any], source: dict[str, Any], data: st.DataObject
     ) -> None:
         parameters = {
-            name: data.draw(
-                st.from_regex(source["Parameters"][name]["AllowedPattern"], fullmatch=True).filter(
-                    lambda value: len(value) <= 3400
-                ),
-                label=name,
-            )
+            name: data.draw(accepted_by(source["Parameters"][name]["AllowedPattern"]), label=name)
             for name in ("WorkerRoleArns", "DescribeRoleArns")
         }
         environment = {"WORKER_ROLE_ARNS": "WorkerRoleArns", "DESCRIBE_ROLE_ARNS": "DescribeRoleArns"}

@@ -120,8 +120,7 @@ class Sweep:
             raise
         if self._has_first_tries() or (self._to_retry and self._made_progress):
             yield from interrupted
-            failed += (each.repository for each in interrupted)
-            self.continuation = self._continuation_request(failed)
+            self.continuation = self._continuation_request([each.repository for each in interrupted], failed)
             return
         yield from (replace(result, outcome=Outcome.FAILED) for result in interrupted)
         error = (
@@ -157,18 +156,20 @@ class Sweep:
         while names and not self._deadline.passed():
             yield names.popleft()
 
-    def _continuation_request(self, failed: list[str]) -> Request:
+    def _continuation_request(self, interrupted: list[str], failed: list[str]) -> Request:
         if not self._made_progress:
             raise OutOfTime(
-                f"the time ended before a single repository was reconciled, with {len(failed)} tried and "
-                f"{len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
+                f"the time ended before a single repository was reconciled, with {len(interrupted)} tried "
+                f"and {len(self._waiting)} waiting: {self._last_error or 'raise the function timeout'}"
             )
         before = self._listing.continuation
+        # The interrupted ones come first, so that the limit drops names of repositories that failed.
         if self._has_first_tries():
             # Nothing was retried yet.
-            names, again = tuple(dict.fromkeys((*before.failed, *failed))), before.failed_again
+            names, again = (*interrupted, *before.failed, *failed), before.failed_again
+            names = tuple(dict.fromkeys(names))
         else:
-            names, again = tuple(self._to_retry), (*before.failed_again, *failed)
+            names, again = (*interrupted, *self._to_retry), (*before.failed_again, *failed)
         named = names[:MAX_FAILED_NAMES]
         named_again = again[: MAX_FAILED_NAMES - len(named)]
         unnamed = len(names) + len(again) - len(named) - len(named_again)
