@@ -62,7 +62,10 @@ def _shared(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_HELP = ["-h", "--help"]
+
+
+@click.group(context_settings={"help_option_names": _HELP, "max_content_width": 100})
 def cli() -> None:
     """Plan cross-account pull access to Amazon ECR, and diagnose denied pulls.
 
@@ -71,7 +74,7 @@ def cli() -> None:
     """
 
 
-@cli.command(context_settings={"ignore_unknown_options": False})
+@cli.command(context_settings={"help_option_names": _HELP})
 @click.option(
     "--worker-role",
     "worker_roles",
@@ -156,7 +159,7 @@ def plan(
     return run(settings, profile, region or os.environ.get("AWS_REGION") or None, as_json=as_json)
 
 
-@cli.command()
+@cli.command(context_settings={"help_option_names": _HELP})
 @click.argument("image")
 @click.option("--role", required=True, metavar="ARN", help="ARN of the role that pulls, with its path.")
 @click.option(
