@@ -89,7 +89,7 @@ class Cleanup:
         """Delete the stacks concurrently, and wait: their deletion also deletes what they created."""
         kind = self.unfinished[0]
         deadline = time.monotonic() + STACK_TIMEOUT
-        attempts = dict.fromkeys(self._found(kind, lambda: _stack_names(self.aws, self.prefix)), 0)
+        attempts = dict.fromkeys(self._found(kind, lambda: _find_stacks(self.aws, self.prefix)), 0)
         while attempts:
             for name in [*attempts]:
                 try:
@@ -131,9 +131,13 @@ def _is_gone(error: Exception) -> bool:
     return isinstance(error, ClientError) and bool(_GONE.fullmatch(error.response["Error"]["Code"]))
 
 
-def _stack_names(aws: Aws, prefix: str) -> list[str]:
-    names = aws.listed("cloudformation", "describe_stacks", "Stacks[].StackName")
-    return [name for name in names if name.startswith(prefix)]
+def _starting(service: str, operation: str, query: str) -> Find:
+    """Return a function that finds resources by the start of their whole name."""
+
+    def find(aws: Aws, prefix: str) -> Iterable[str]:
+        return [name for name in aws.listed(service, operation, query) if name.startswith(prefix)]
+
+    return find
 
 
 def _finder(service: str, operation: str, query: str, **parameters: str) -> Find:
@@ -178,6 +182,7 @@ def _delete_bucket(aws: Aws, name: str) -> None:
     s3.delete_bucket(Bucket=name)
 
 
+_find_stacks = _starting("cloudformation", "describe_stacks", "Stacks[].StackName")
 # Rules before functions: nothing is invoked any more. Log groups after the functions that write to them.
 KINDS: tuple[Kind, ...] = (
     Kind("EventBridge rules", _finder("events", "list_rules", "Rules[].Name", NamePrefix="{}"), _delete_rule),
@@ -194,11 +199,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "ECR repositories",
         # A repository's name can hold slashes: another one could have the prefix after a slash.
-        lambda aws, prefix: [
-            name
-            for name in aws.listed("ecr", "describe_repositories", "repositories[].repositoryName")
-            if name.startswith(prefix)
-        ],
+        _starting("ecr", "describe_repositories", "repositories[].repositoryName"),
         lambda aws, name: aws.client("ecr").delete_repository(repositoryName=name, force=True),
     ),
     Kind(

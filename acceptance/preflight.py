@@ -56,13 +56,12 @@ def check(aws: Aws, prefix: str, *, large_registry: bool, skip_permissions: bool
     """
     problems: list[str] = []
     notes: list[str] = []
+    trail = check_trails(aws.client("cloudtrail"))
     if skip_permissions:
         notes.append("The permissions were not checked.")
     else:
         if missing := list(denied(aws, prefix)):
-            return Preflight(
-                tuple(f"Not allowed: {each}." for each in missing), check_trails(aws.client("cloudtrail")), ()
-            )
+            return Preflight(tuple(f"Not allowed: {each}." for each in missing), trail, ())
         notes.append(
             "IAM allows every call. A service control policy or a session policy can still deny one."
         )
@@ -76,7 +75,6 @@ def check(aws: Aws, prefix: str, *, large_registry: bool, skip_permissions: bool
     except (BotoCoreError, ClientError) as error:
         raise CliError(sentence_of(error)) from None
     problems += _full_quotas(aws, notes)
-    trail = check_trails(aws.client("cloudtrail"))
     notes.append(trail.note)
     if trail.status is Status.NONE:
         notes.append(WITHOUT_TRAIL)

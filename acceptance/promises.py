@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TESTS = "tests/e2e"
-_SAM = PROJECT / ".tools/sam/bin"
 _FACT = "fact:"
 _GRACE = 60  # seconds in which an interrupted pytest ends
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -95,8 +94,6 @@ def run(
         "ACCEPTANCE_PREFIX": prefix,
         "AWS_DEFAULT_REGION": region,
         "AWS_REGION": region,
-        "PATH": f"{_SAM}{os.pathsep}{environment.get('PATH', os.defpath)}",
-        "SAM_CLI_TELEMETRY": "0",
         **({"ACCEPTANCE_TRAIL": "1"} if trail else {}),
     }
     # In its own process group: the signal of a terminal reaches this process alone, which then decides.

@@ -62,6 +62,7 @@ def _shared(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
+# For each command: click asks the group only where the command runs below it, and remembers the answer.
 _HELP = ["-h", "--help"]
 
 

@@ -329,7 +329,7 @@ def emit_logs(func: Mapping[str, Any], request: str, text: str, *others: object,
             metrics = json.loads(line)
             for definition in metrics["_aws"]["CloudWatchMetrics"]:
                 store_metrics(definition, metrics)
-    cloudwatch._evaluate_all_alarms()
+            cloudwatch._evaluate_all_alarms()
 
 
 def store_metrics(definition: Mapping[str, Any], values: Mapping[str, Any]) -> None:

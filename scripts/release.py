@@ -11,14 +11,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
 from devstack.host import PROJECT
-from devstack.target import SAM
+from devstack.target import SamError, sam
 from scripts.bill_of_materials import bill_of_materials
 from scripts.version import VersionError, read_version
 
@@ -124,14 +123,10 @@ def checksums(folder: Path) -> str:
 
 def _build(folder: Path) -> Path:
     """Build the package with `sam build`, and return its folder."""
-    command = [str(SAM / "sam"), "build", "--build-dir", str(folder)]
-    environment = os.environ | {"PATH": f"{SAM}{os.pathsep}{os.environ['PATH']}", "SAM_CLI_TELEMETRY": "0"}
-    completed = subprocess.run(  # noqa: S603 - the project's SAM CLI
-        command, cwd=PROJECT, env=environment, text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    if completed.returncode:
-        raise ReleaseError(f"sam build failed:\n{completed.stdout}")
+    try:
+        sam(["build", "--build-dir", str(folder)], os.environ)
+    except SamError as error:
+        raise ReleaseError(str(error)) from None
     return folder / "Function"
 
 

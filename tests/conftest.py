@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 
 from cli.variables import OPTIONS
 from devstack.aws import clean_environment
-from scripts.processed_template import processed_template as transformed
 
 COLORS_AND_WIDTH = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 # No test reads the settings of the person who runs it: those of the SDK, the command line and its colors.
@@ -51,6 +50,9 @@ EVENTS = Path(__file__).parent.parent / "events"
 
 @pytest.fixture(scope="session")
 def processed_template() -> dict[str, Any]:
+    # Imported here, because half a second of every test process is long for those that don't need it.
+    from scripts.processed_template import processed_template as transformed  # noqa: PLC0415
+
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         return transformed()

@@ -21,6 +21,8 @@ from tests.e2e.targets import EMBEDDED, PREFIX, TRAIL, Target, target
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
 
+type Record = Callable[[str, object], None]
+
 PULL_ACTIONS = ["ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability"]
 PROMISES = {
     "test_stack",
@@ -227,13 +229,15 @@ class Stack:
     @cached_property
     def rules(self) -> dict[str, str]:
         """The names of the stack's rules by logical id."""
-        resources = self.aws.cloudformation().describe_stack_resources(StackName=self.aws.stack)[
-            "StackResources"
-        ]
+        return self.resources("AWS::Events::Rule")
+
+    def resources(self, kind: str) -> dict[str, str]:
+        """Return the names of the stack's resources of one type by logical id."""
+        found = self.aws.cloudformation().describe_stack_resources(StackName=self.aws.stack)
         return {
-            resource["LogicalResourceId"]: resource["PhysicalResourceId"]
-            for resource in resources
-            if resource["ResourceType"] == "AWS::Events::Rule"
+            each["LogicalResourceId"]: each["PhysicalResourceId"]
+            for each in found["StackResources"]
+            if each["ResourceType"] == kind
         }
 
     @cached_property
@@ -279,10 +283,24 @@ def build(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return output
 
 
-@pytest.fixture(scope="session")
-def stack(build: Path, worker_id: str) -> Iterator[Stack]:
-    with target(worker_id) as where:
+@contextmanager
+def prepared_stack(build: Path, name: str, *, stack_events: bool = False) -> Iterator[Stack]:
+    """Start a target, and return its stack before the deployment."""
+    with target(name, stack_events=stack_events) as where:
         role, worker = where.worker()
         (where.aws.folder / "build").symlink_to(build)
-        outputs = where.aws.deploy({"WorkerRoleArns": role, "Repositories": f"{where.prefix}*"})
-        yield Stack(where, outputs, role, where.aws.ecr(), worker)
+        yield Stack(where, {}, role, where.aws.ecr(), worker)
+
+
+@pytest.fixture(scope="session")
+def stack(build: Path, worker_id: str) -> Iterator[Stack]:
+    with prepared_stack(build, worker_id) as stack:
+        scope = f"{stack.target.prefix}*"
+        stack.outputs = stack.aws.deploy({"WorkerRoleArns": stack.role, "Repositories": scope})
+        yield stack
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Record:
+    """Return a function that records a fact for the report of `make acceptance`."""
+    return lambda name, value: record_property(f"fact:{name}", json.dumps(value))

@@ -190,11 +190,6 @@ def wait_for_state(stack: Stack, alarm: str, state: str) -> None:
 
 def states(stack: Stack) -> dict[str, str]:
     """Return the state of each alarm by its logical id."""
-    found = stack.aws.cloudformation().describe_stack_resources(StackName=stack.aws.stack)
-    names = {
-        each["PhysicalResourceId"]: each["LogicalResourceId"]
-        for each in found["StackResources"]
-        if each["ResourceType"] == "AWS::CloudWatch::Alarm"
-    }
+    names = {name: logical for logical, name in stack.resources("AWS::CloudWatch::Alarm").items()}
     alarms = stack.aws.client("cloudwatch").describe_alarms(AlarmNames=[*names])["MetricAlarms"]
     return {names[each["AlarmName"]]: each["StateValue"] for each in alarms}

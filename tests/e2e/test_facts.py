@@ -10,19 +10,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from devstack import data_plane
-from tests.e2e.conftest import Stack, equal_form
-
-type Record = Callable[[str, object], None]
+from tests.e2e.conftest import Record, Stack, equal_form
 
 LIMIT = 10_240  # characters, by the API model
 READS = 20
 EVENTS = {"CreateRepository", "SetRepositoryPolicy", "DeleteRepositoryPolicy", "ECR Image Action"}
-
-
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Return a function that records a fact for the report."""
-    return lambda name, value: record_property(f"fact:{name}", json.dumps(value))
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +42,8 @@ def refusal(stack: Stack, repository: str, text: str) -> dict[str, str] | None:
 
 
 def policy(*statements: object, **members: object) -> str:
-    return json.dumps({"Version": "2012-10-17", **members, "Statement": statements}, separators=(",", ":"))
+    document = {"Version": "2012-10-17", **members, "Statement": statements}
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def stored(stack: Stack, repository: str) -> str:
@@ -127,20 +120,16 @@ def test_policy_comes_back_with_the_same_meaning(stack: Stack, repository: str, 
 def test_policy_near_the_limit_of_its_length_is_kept(stack: Stack, repository: str, record: Record) -> None:
     def with_value(value: str) -> str:
         condition = {"StringNotEquals": {"aws:PrincipalTag/team": value}}
-        return json.dumps(
-            {"Version": "2012-10-17", "Statement": [stack.allow_pull | {"Condition": condition}]},
-            separators=(",", ":"),
-            ensure_ascii=False,
-        )
+        return policy(stack.allow_pull | {"Condition": condition})
 
     def accepted(text: str) -> bool:
         return refusal(stack, repository, text) is None
 
-    room = LIMIT - len(with_value(""))
-    longest = with_value("x" * room)
-    error = refusal(stack, repository, with_value("x" * (room + 1)))
+    unused = LIMIT - len(with_value(""))
+    longest = with_value("x" * unused)
+    error = refusal(stack, repository, with_value("x" * (unused + 1)))
     # Twice as many bytes as characters, and less than half of the limit after the blanks.
-    two_bytes = accepted(with_value("é" * (room - 100)))
+    two_bytes = accepted(with_value("é" * (unused - 100)))
     blanks = accepted(with_value("") + " " * LIMIT)
     record(
         "policy_length",
@@ -151,7 +140,7 @@ def test_policy_near_the_limit_of_its_length_is_kept(stack: Stack, repository: s
             **(error or {}),
         },
     )
-    assert accepted(with_value("x" * (room // 2)))
+    assert accepted(with_value("x" * (unused // 2)))
 
 
 def test_written_policy_is_read_within_seconds(stack: Stack, repository: str, record: Record) -> None:

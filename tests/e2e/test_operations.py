@@ -4,14 +4,14 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
 
 from scripts.permissions_page import Permission, permissions
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import Record, Stack
 
 # The permissions that the embedded AWS enforces, with the pattern of a payload that needs each. Each has a
 # repository of its own, which no late event of another test can name.
@@ -84,7 +84,7 @@ def call(event, context):
         return str(json.loads(response["Payload"].read()))
 
     def test_can_call_neither_ecr_nor_the_function_because_of_the_condition(
-        self, stack: Stack, record_property: Callable[[str, object], None]
+        self, stack: Stack, record: Record
     ) -> None:
         repository = stack.named("same-role/app")
         text = json.dumps({"Version": "2012-10-17", "Statement": [stack.allow_pull]})
@@ -100,7 +100,7 @@ def call(event, context):
             stack.create_repository(repository)
             answers = [self.call(stack, function, *each) for each in calls]
             denied = ["not authorized" in answer or "AccessDenied" in answer for answer in answers]
-            record_property("fact:source_function_arn", json.dumps({"denied": all(denied)}))
+            record("source_function_arn", {"denied": all(denied)})
             with without_conditions(stack):
                 stack.wait_until(
                     lambda: self.call(stack, function, "ecr", "set_repository_policy", write) == "allowed"
@@ -202,7 +202,4 @@ def without_permission(stack: Stack, action: str) -> Iterator[None]:
 
 
 def role_name(stack: Stack) -> str:
-    found = stack.aws.cloudformation().describe_stack_resource(
-        StackName=stack.aws.stack, LogicalResourceId="Role"
-    )
-    return found["StackResourceDetail"]["PhysicalResourceId"]
+    return stack.resources("AWS::IAM::Role")["Role"]

@@ -13,8 +13,7 @@ import pytest
 from devstack import data_plane
 from devstack.host import PROJECT
 from devstack.target import SamError
-from tests.e2e.conftest import Stack, allow_pull
-from tests.e2e.targets import target
+from tests.e2e.conftest import Stack, allow_pull, prepared_stack
 
 SWEEP_TIMEOUT = 300  # seconds
 
@@ -30,10 +29,8 @@ def documented_commands(stack: Stack) -> list[list[str]]:
 @pytest.fixture
 def stack(build: Path, worker_id: str) -> Iterator[Stack]:
     """The stack of a registry, before its deployment."""
-    with target(f"{worker_id}-removal", stack_events=True) as where:
-        role, worker = where.worker()
-        (where.aws.folder / "build").symlink_to(build)
-        yield Stack(where, {}, role, where.aws.ecr(), worker)
+    with prepared_stack(build, f"{worker_id}-removal", stack_events=True) as stack:
+        yield stack
 
 
 def run(stack: Stack, command: list[str]) -> str:
@@ -75,8 +72,14 @@ def test_three_commands_leave_every_policy_as_it_was_before_the_installation(sta
     for name, statements in before.items():
         stack.create_repository(name, *statements)
     original = policies(stack, before)
-    stack.aws.deploy({"WorkerRoleArns": stack.role, "Repositories": f"{stack.target.prefix}*"})
+    excluded = stack.named("excluded/app")
+    scope = f"{stack.target.prefix}*,!{excluded}"
+    stack.aws.deploy({"WorkerRoleArns": stack.role, "Repositories": scope})
     stack.wait_until(lambda: all(stack.role in str(each) for each in policies(stack, before).values()))
+
+    # A grant from a time when the scope was wider.
+    stack.create_repository(excluded, stack.allow_pull)
+    before[excluded] = original[excluded] = []
 
     build, deploy, check, delete = documented_commands(stack)
     assert build == ["sam", "build"]  # the fixture has built

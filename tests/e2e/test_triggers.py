@@ -10,7 +10,7 @@ import pytest
 
 from devstack import data_plane
 from devstack.aws import ACCOUNT
-from tests.e2e.conftest import Stack, equal_form
+from tests.e2e.conftest import Record, Stack, equal_form
 
 type SavedEvent = Callable[[str], dict[str, Any]]
 type Change = dict[str, Any]
@@ -18,15 +18,13 @@ type Change = dict[str, Any]
 
 class TestEachTrigger:
     @pytest.mark.trail
-    def test_repository_created_by_api_call(
-        self, stack: Stack, record_property: Callable[[str, object], None]
-    ) -> None:
+    def test_repository_created_by_api_call(self, stack: Stack, record: Record) -> None:
         repository = stack.named("created/app")
         with stack.only_rules("RepositoryCreated"):
             stack.create_repository(repository)
             since = time.monotonic()
             stack.wait_for_statements(repository, stack.allow_pull)
-            record_property("fact:delay:created", round(time.monotonic() - since, 1))
+            record("delay:created", round(time.monotonic() - since, 1))
 
     @pytest.mark.embedded("needs a pull-through cache")
     def test_repository_created_by_ecr(self, stack: Stack) -> None:
@@ -35,14 +33,14 @@ class TestEachTrigger:
             stack.wait_for_statements("docker-hub/created/app", stack.allow_pull)
 
     @pytest.mark.trail
-    def test_policy_overwritten(self, stack: Stack, record_property: Callable[[str, object], None]) -> None:
+    def test_policy_overwritten(self, stack: Stack, record: Record) -> None:
         repository = stack.named("overwritten/app")
         with stack.only_rules("PolicyChanged"):
             stack.create_repository(repository, stack.allow_pull)
             stack.set_policy(repository, stack.foreign)
             since = time.monotonic()
             stack.wait_for_statements(repository, stack.foreign, stack.allow_pull)
-            record_property("fact:delay:policy_changed", round(time.monotonic() - since, 1))
+            record("delay:policy_changed", round(time.monotonic() - since, 1))
 
     @pytest.mark.trail
     def test_policy_deleted(self, stack: Stack) -> None:
@@ -52,16 +50,14 @@ class TestEachTrigger:
             stack.registry.delete_repository_policy(repositoryName=repository)
             stack.wait_for_statements(repository, stack.allow_pull)
 
-    def test_image_pushed_without_a_trail(
-        self, stack: Stack, record_property: Callable[[str, object], None]
-    ) -> None:
+    def test_image_pushed_without_a_trail(self, stack: Stack, record: Record) -> None:
         repository = stack.named("pushed/app")
         with stack.only_rules("ImagePushed"):
             stack.create_repository(repository)
             data_plane.push(stack.registry, repository)
             since = time.monotonic()
             stack.wait_for_statements(repository, stack.allow_pull)
-            record_property("fact:delay:pushed", round(time.monotonic() - since, 1))
+            record("delay:pushed", round(time.monotonic() - since, 1))
 
     @pytest.mark.embedded("AWS accepts no event with its own source")
     @pytest.mark.parametrize(
