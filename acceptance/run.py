@@ -24,7 +24,7 @@ from cli.errors import sentence_of
 from cli.plan.trail import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 KEPT, NOT_KEPT, INTERRUPTED = 0, 1, 128 + signal.SIGINT
 _TAG = {"Key": "project", "Value": "ecr-allow-pull-acceptance"}
@@ -84,7 +84,12 @@ def run(*, yes: bool, large_registry: bool, skip_permission_check: bool) -> int:
     )
     if interrupted:
         return INTERRUPTED
-    return KEPT if code == 0 and counts["passed"] and not leftovers else NOT_KEPT
+    return exit_code(code, counts["passed"], leftovers)
+
+
+def exit_code(tests: int, passed: int, leftovers: Sequence[Leftover]) -> int:
+    """Return the exit code, from that of the tests. A run that skipped every promise has kept none."""
+    return KEPT if tests == 0 and passed and not leftovers else NOT_KEPT
 
 
 def clean_up(aws: Aws, prefix: str) -> list[Leftover]:

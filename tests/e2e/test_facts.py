@@ -59,6 +59,14 @@ def test_missing_principal_is_refused(stack: Stack, repository: str, record: Rec
     assert error
 
 
+def test_principal_with_another_path_is_refused(stack: Stack, repository: str) -> None:
+    role = stack.target.create_role("with-path")
+    other = role.replace(":role/", ":role/another-path/")
+
+    assert refusal(stack, repository, policy(stack.allow_pull | {"Principal": {"AWS": role}})) is None
+    assert refusal(stack, repository, policy(stack.allow_pull | {"Principal": {"AWS": other}}))
+
+
 def test_policy_with_the_id_of_a_deleted_principal_can_be_read(
     stack: Stack, repository: str, record: Record
 ) -> None:

@@ -14,6 +14,7 @@ from acceptance import promises
 from acceptance.aws import Aws
 from acceptance.cleanup import Leftover
 from acceptance.report import JSON, MARKDOWN, Run, document, project_version, write
+from acceptance.run import KEPT, NOT_KEPT, exit_code
 
 PREFIX = "ecr-allow-pull-acceptance-0a1b2c3d"
 CALLER = Aws("us-east-1", "arn:aws:sts::918273645546:assumed-role/AliceAdmin/alice", "AROAZQ81ABCDEFGH:alice")
@@ -132,6 +133,22 @@ def test_of_an_interrupted_run_has_only_the_promises_that_ended(tmp_path: Path) 
 )
 def test_turns_the_name_of_a_test_into_words(class_name: str, name: str, words: str) -> None:
     assert promises.in_words(class_name, name) == words
+
+
+@pytest.mark.parametrize(
+    ("tests", "passed", "leftovers", "code"),
+    [
+        (0, 60, [], KEPT),
+        (1, 59, [], NOT_KEPT),
+        (0, 0, [], NOT_KEPT),
+        (0, 60, [Leftover("queue", "q", "in use")], NOT_KEPT),
+    ],
+    ids=["all kept", "one not kept", "all skipped", "something is left"],
+)
+def test_a_run_succeeds_if_promises_were_kept_and_everything_was_deleted(
+    tests: int, passed: int, leftovers: list[Leftover], code: int
+) -> None:
+    assert exit_code(tests, passed, leftovers) == code
 
 
 def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:

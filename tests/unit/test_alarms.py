@@ -547,7 +547,7 @@ def test_every_alarm_is_within_the_limits_of_cloudwatch(alarms: dict[str, Alarm]
 # What users notice, and how urgent it is.
 DESCRIPTIONS = {
     "ReconcileFailed": (
-        "Pods with the named role can't pull from the named repositories.",
+        "Pods with a worker role can't pull from some repositories.",
         "Act now.",
     ),
     "PullDenied": (
@@ -563,7 +563,7 @@ DESCRIPTIONS = {
         "A tool and this function undo each other's changes: pulls fail again and again.",
         "Act now.",
     ),
-    "RecurringDrift": ("Pulls fail for a moment, several times a day.", "Act on the next working day."),
+    "RecurringDrift": ("Pulls fail for a moment, again and again.", "Act on the next working day."),
     "DeadLetterQueueMessageSent": (
         "A repository may lack its grants, so that pulls fail.",
         "Act now, if no other alarm fired.",

@@ -1,5 +1,6 @@
 """The checks that run for each change: the CI workflow, `.ci/run`, the git hooks and the make targets."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -32,9 +33,9 @@ def load(path: Path) -> dict[Any, Any]:
     return loaded
 
 
-def commands_of(target: str) -> list[str]:
+def commands_of(target: str, *variables: str) -> list[str]:
     """Return the commands that `make` runs for a target, one a line."""
-    command = ["make", "--dry-run", target]
+    command = ["make", "--dry-run", target, *variables]
     text = subprocess.run(  # noqa: S603 - the project's Makefile
         command, cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
@@ -161,6 +162,20 @@ class TestMakeTarget:
 
         assert {("test", "run"), ("audit", "test.yml"), ("lock", "requirements.txt")} <= named
         assert {(target, name) for target, name in named if target not in targets} == set()
+
+    @pytest.mark.parametrize(("exists", "option"), [(False, "--clear"), (True, "--allow-existing")])
+    def test_that_installs_replaces_an_unfinished_environment_and_keeps_one_in_use(
+        self, tmp_path: Path, *, exists: bool, option: str
+    ) -> None:
+        (tmp_path / "dev").mkdir()
+        if exists:
+            (tmp_path / "dev/.ready").touch()
+            os.utime(tmp_path / "dev/.ready", (0, 0))
+
+        (create,) = [each for each in commands_of("dev", f"TOOLS={tmp_path}") if " venv " in each]
+
+        assert option in create.split()
+        assert len({"--clear", "--allow-existing"} & set(create.split())) == 1
 
     def test_test_runs_every_check_and_all_tests(self) -> None:
         expected = (

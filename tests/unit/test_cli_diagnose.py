@@ -405,6 +405,24 @@ class TestPullThroughCache:
 
         assert diagnose(image).code == 0
 
+    @pytest.mark.parametrize(
+        ("template", "code"),
+        [
+            ({"prefix": "ROOT", "appliedFor": ["REPLICATION", "PULL_THROUGH_CACHE"]}, 0),
+            ({"prefix": "ROOT", "appliedFor": ["REPLICATION", "CREATE_ON_PUSH"]}, 2),
+            ({"prefix": "docker", "appliedFor": ["PULL_THROUGH_CACHE"]}, 2),
+        ],
+        ids=["for all prefixes", "for other creations", "for another prefix"],
+    )
+    def test_with_a_new_repository_gets_the_policy_of_a_template_for_caches_and_its_prefix(
+        self, aws: FakeAws, diagnose: Run, template: dict[str, object], code: int
+    ) -> None:
+        first_pull = {"Sid": "AllowFirstPull", "Action": [IMPORT, CREATE], "Resource": "*"}
+        aws.ecr.registry_policy = policy(GRANT | first_pull)
+        aws.templates = [template | {"repositoryPolicy": json.dumps(policy(GRANT))}]
+
+        assert diagnose(f"{HOST}/docker-hub/library/debian:12").code == code
+
     def test_of_a_longer_prefix_or_another_repository_does_not_apply(
         self, aws: FakeAws, diagnose: Run
     ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cli.app import main
+from cli.console import print_warning
 from devstack.fake_aws import FakeAws, Response
 from devstack.fake_ecr import WRITE
 from devstack.host import free_port
@@ -339,6 +340,14 @@ class TestEscaping:
 
         assert_one_sentence(output, "\\x1b]0;title")
         assert output.err.replace("\n", "").isprintable()
+
+    def test_of_warnings(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_warning(self.EVIL)
+
+        printed = capsys.readouterr().err
+        assert "[red]\\x1b]0;title" in printed
+        assert printed.count("\n") == 1
+        assert printed.replace("\n", "").isprintable()
 
 
 class TestColors:

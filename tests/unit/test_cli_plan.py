@@ -408,6 +408,21 @@ class TestJson:
         assert "explicit deny" in failed["reason"]
         assert "Reading policies" in output.err
 
+    def test_lists_what_needs_no_change_only_if_there_is_something_to_say(
+        self, ecr: FakeEcr, run_plan: Run
+    ) -> None:
+        both = GRANT | {"Principal": {"AWS": [ROLE, OTHER_ROLE]}}
+        ecr.create_repository("granted/app", policy=policy(GRANT))
+        ecr.create_repository("unlisted/app", policy=policy(both))
+        ecr.create_repository("denied/app", policy=policy(GRANT, DENY))
+
+        document = run_plan("--json").json
+
+        assert document["outcomes"] == {"unchanged": 3}
+        assert [each["repository"] for each in document["repositories"]] == ["denied/app", "unlisted/app"]
+        assert document["repositories"][1]["unlisted"] == {"AllowPull": [OTHER_ROLE]}
+        assert (document["denied"], document["unlisted"]) == (1, 1)
+
     def test_an_error_prints_nothing_on_standard_output(self, run_plan: Run) -> None:
         output = run_plan("--json", WORKER_ROLE_ARNS="*")
 

@@ -10,14 +10,15 @@ import urllib.request
 from collections.abc import Callable
 from http.client import RemoteDisconnected
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.text import Text
 
 from devstack import loopback
-from devstack.activity import event_line, log_line
-from devstack.aws import ACCOUNT, LocalAws, at_port, clean_environment
+from devstack.activity import Activity, event_line, log_line
+from devstack.aws import ACCOUNT, STACK, LocalAws, at_port, clean_environment
 from devstack.data_plane import DATA_PLANE_ACCOUNT, ROLE_ARN
 from devstack.docker_bridge import reachable_from_containers
 from devstack.host import PROJECT, free_port
@@ -134,6 +135,56 @@ class TestEvent:
         event["detail"]["stack-id"] = "arn:aws:cloudformation:us-east-1:012345678912:stack/other/1"
 
         assert event_line(event, "function") is None
+
+
+class Log:
+    """A function's log. A line may appear in it later than its time says."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def filter_log_events(self, **request: Any) -> dict[str, Any]:  # noqa: ANN401 - as the SDK's
+        assert request["logGroupName"] == f"/aws/lambda/{STACK}"
+        return {"events": [each for each in self.events if each["timestamp"] >= request["startTime"]]}
+
+    def add(self, repository: str, milliseconds: int) -> None:
+        record = {"level": "INFO", "message": "reconciled", "outcome": "attached", "repository": repository}
+        self.events.append({"timestamp": milliseconds, "message": json.dumps(record)})
+
+
+class TestActivity:
+    @pytest.fixture
+    def log(self) -> Log:
+        return Log()
+
+    @pytest.fixture
+    def activity(self, log: Log) -> Activity:
+        sqs = SimpleNamespace(create_queue=lambda **_: {"QueueUrl": "url"}, receive_message=lambda **_: {})
+        events = SimpleNamespace(put_rule=lambda **_: None, put_targets=lambda **_: None)
+        aws = SimpleNamespace(logs=lambda: log, sqs=lambda: sqs, events=lambda: events)
+        return Activity(cast("LocalAws", aws), "function")
+
+    def test_shows_each_result_once_also_one_that_appears_late_in_the_log(
+        self, log: Log, activity: Activity
+    ) -> None:
+        now = 1_700_000_000_000
+        log.add("team/first", now)
+        assert [shown(line).split()[2] for line in activity.poll()] == ["team/first"]
+        assert list(activity.poll()) == []
+
+        log.add("team/second", now + 1)
+        log.add("team/late", now - 59_000)
+
+        assert [shown(line).split()[2] for line in activity.poll()] == ["team/second", "team/late"]
+
+    def test_reads_only_the_end_of_the_log_again(self, log: Log, activity: Activity) -> None:
+        now = 1_700_000_000_000
+        log.add("team/first", now)
+        list(activity.poll())
+
+        log.add("team/of-another-day", now - 86_400_000)
+
+        assert list(activity.poll()) == []
 
 
 class TestLogLine:

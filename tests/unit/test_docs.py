@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from botocore.session import get_session
 from samtranslator.yaml_helper import yaml_parse
 
 from cli.app import cli
+from cli.diagnose.image import parse_image
 from cli.permissions import PLAN, READS
 from cli.variables import OPTIONS
 from devstack.host import PROJECT
@@ -49,7 +51,7 @@ def commands_of(page: Path) -> Iterator[Command]:
         if language == "console":
             for line in text.replace("\\\n", " ").splitlines():
                 if line.lstrip().startswith("$ "):
-                    words = shlex.split(line.lstrip().removeprefix("$ "))
+                    words = shlex.split(line.lstrip().removeprefix("$ ").removeprefix("while "))
                     if "$(aws" in words:  # a command whose output is an argument of the other one
                         start = words.index("$(aws")
                         *inner, end = words[start + 1 :]
@@ -243,6 +245,28 @@ def test_every_file_that_the_text_names_exists() -> None:
     } == set()
 
 
+def test_the_pattern_for_the_kubelet_matches_the_dual_stack_address() -> None:
+    """The kubelet compares each part of a host name alone: `*` matches no dot."""
+    host = "111122223333.dkr-ecr.us-east-1.on.aws"
+    text = (PROJECT / "docs/troubleshooting.md").read_text()
+
+    (pattern,) = re.findall(r"`matchImages` must match the address, for example `([^`]+)` for dual", text)
+
+    parts = list(zip(host.split("."), pattern.split("."), strict=True))
+    assert parse_image(f"{host}/team/app:v1").is_dual_stack
+    assert all(fnmatchcase(*part) for part in parts)
+
+
+def test_the_form_for_bugs_names_log_lines_that_the_function_writes() -> None:
+    form = (PROJECT / ".github/ISSUE_TEMPLATE/bug_report.yml").read_text()
+    code = "".join(path.read_text() for path in PROJECT.glob("src/**/*.py"))
+
+    named = re.findall(r'"([^"]+)"', re.findall(r"log line (.+)", form)[0])
+
+    assert len(named) == 3
+    assert [line for line in named if f'"{line}"' not in code] == []
+
+
 def test_every_page_and_section_that_the_code_names_exists() -> None:
     named = {
         link
@@ -344,10 +368,10 @@ def test_troubleshooting_starts_with_the_command_and_is_short() -> None:
 
 
 def shorthand(argument: str) -> dict[str, str]:
-    """Parse `Key=value,Key=value` as the AWS CLI does: a comma in a value needs a backslash."""
-    items = [item.partition("=") for item in re.split(r"(?<!\\),", argument)]
-    assert all(separator for _, separator, _ in items), f"escape the comma: {argument}"
-    return {key: value.replace("\\,", ",") for key, _, value in items}
+    """Parse `Key=value,Key=value` as the AWS CLI does: a value with commas or brackets needs quotes."""
+    items = re.findall(r'(\w+)=(?:"([^"]*)"|([^",\[\]]*))(?:,|$)', argument)
+    assert ",".join(re.findall(r'\w+=(?:"[^"]*"|[^",\[\]]*)', argument)) == argument, f"quote: {argument}"
+    return {key: quoted or plain for key, quoted, plain in items}
 
 
 @pytest.mark.parametrize("command", commands("aws"), ids=str)
@@ -406,8 +430,10 @@ def option_of(name: str) -> str:
 def test_the_preview_in_the_readme_covers_all_repositories_and_writes_nothing(
     saved_event: Callable[[str], dict[str, object]],
 ) -> None:
-    assert "--event-file events/dry-run.json" in (PROJECT / "README.md").read_text()
-    assert saved_event("dry-run") == {"repositories": ["*"], "dry_run": True}
+    event = {"repositories": ["*"], "dry_run": True}
+
+    assert f"--event '{json.dumps(event)}'" in (PROJECT / "README.md").read_text()
+    assert saved_event("dry-run") == event
 
 
 def test_every_parameter_is_listed_with_its_default_and_the_readme_lists_five() -> None:

@@ -22,7 +22,7 @@ PARAMETERS = TEMPLATE["Parameters"]
 RESOURCES: dict[str, dict[str, Any]] = {
     name: resource.get("Properties", {}) for name, resource in TEMPLATE["Resources"].items()
 }
-IN_WORDS = {3: "three", 5: "five", 6: "six", 10: "ten", 60: "a minute"}
+IN_WORDS = {3: "three", 5: "five", 6: "six", 8: "eight", 10: "ten", 60: "a minute"}
 
 
 def constant(module: ModuleType, name: str) -> str:
@@ -48,10 +48,11 @@ RECURRING = in_words(alarm("RecurringDrift", "DatapointsToAlarm"))
 RECURRING_DAYS = in_words(alarm("RecurringDrift", "EvaluationPeriods") / 24)
 # The page, what it says with {} for the number, and the number in the code or the template.
 FACTS: list[tuple[str, str, object]] = [
+    ("command-line", "10,000 take about {} minutes at 20 calls a second", in_words(10_000 / 20 / 60)),
     ("CONTRIBUTING", "with more than {} repositories, unless", constant(preflight, "MAX_REPOSITORIES")),
     ("configuration", "Each list has at most {} characters", MAX_LENGTH),
     ("configuration", "| `{}` | A [number of days]", PARAMETERS["LogRetentionInDays"]["Default"]),
-    ("deploying", "Check the result {} minutes later", MINUTES),
+    ("deploying", "Check the result {} minutes after", MINUTES),
     ("deploying", "Wait {} minutes. Repeat the next command", MINUTES),
     ("do-you-need-this", "one document of {} characters", CHARACTERS),
     ("evidence", "A policy has at most {} characters", CHARACTERS),

@@ -1,7 +1,9 @@
 """The role check: ECR is asked which roles exist, and no more calls are made than that takes."""
 
+import inspect
 import itertools
 import json
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -9,6 +11,7 @@ import pytest
 
 from devstack.fake_ecr import READ, WRITE, EcrError, FakeEcr, Fault, normalized
 from handler.ecr.registry import MAX_CONCURRENCY, Registry
+from handler.reconcile.role_check import RoleCheck
 from handler.report.report import Report, RepositoriesFailed
 from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.function import Function, cloudtrail_event
@@ -76,6 +79,10 @@ class TestTheNumberOfCalls:
         assert calls_of(ecr, function) == (1, 0, 0)
         function.now += 2
         assert calls_of(ecr, function) == (2, 1, 1)
+
+    def test_does_not_depend_on_how_long_lambda_freezes_the_process(self) -> None:
+        # Only the clock of the day is sure to go on meanwhile.
+        assert inspect.signature(RoleCheck).parameters["clock"].default is time.time
 
     def test_for_ten_missing_roles_is_one_check_for_each_role(self, ecr: FakeEcr, function: Function) -> None:
         function.roles = ROLES_40
