@@ -111,7 +111,7 @@ class TestReceivers:
             states = [queue.wait_for("SweepMissing")["NewStateValue"] for _ in range(2)]
 
         assert fired["NewStateValue"] == "ALARM"
-        assert fired["AlarmDescription"].startswith("Pods with the named role can't pull")
+        assert fired["AlarmDescription"].startswith("Pods with a worker role can't pull")
         assert fired["AlarmDescription"].endswith(self.TEXT)
         assert sorted(states) == ["ALARM", "OK"]
 
