@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,37 @@ def test_a_run_succeeds_if_promises_were_kept_and_everything_was_deleted(
     assert exit_code(tests, passed, leftovers) == code
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Make SIGINT an interrupt, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_while_the_tests_start_leaves_no_process_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as Popen's
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("subprocess.Popen", Interrupted)
+    script = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(20)"
+
+    with pytest.raises(KeyboardInterrupt):
+        promises.run([sys.executable, "-c", script], PREFIX, "us-east-1", os.environ, trail=True)
+
+    assert [each.returncode for each in started] != [None]
+    assert len(started) == 1
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
     # The tests start a child, as pytest starts workers, and then the user stops the run. The pipe ends with
     # the last process that can write to it. A child that is not stopped writes first.
@@ -165,12 +198,8 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
         "    time.sleep(20)\n"
     )
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            promises.run([sys.executable, "-c", script], PREFIX, "us-east-1", os.environ, trail=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        promises.run([sys.executable, "-c", script], PREFIX, "us-east-1", os.environ, trail=True)
 
     os.set_blocking(reader, True)
     assert os.read(reader, 100) == b""
