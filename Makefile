@@ -47,7 +47,7 @@ unit: dev ## run the unit tests
 
 .PHONY: e2e
 e2e: dev sam emulator awscli ## run the end-to-end tests on an embedded AWS
-	$(BIN)/pytest -n 4 --dist loadfile tests/e2e
+	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder tests/e2e
 
 .PHONY: acceptance
 acceptance: dev sam ## prove every promise in an AWS account (YES=1, CLEANUP=prefix, COMPARE=report.json)

@@ -110,13 +110,17 @@ class Aws(ABC):
         Raises:
             SamError: `sam deploy` failed. The message contains its output.
         """
-        overrides = [f"{name}={value}" for name, value in parameters.items()]
+        overrides = [f'{name}="{value}"' for name, value in parameters.items()]
         # Resolved, because the template names files relative to itself.
         template, stack = str((self.folder / "build/template.yaml").resolve()), stack or self.stack
         self.sam(
             "deploy", "--template-file", template, "--stack-name", stack, *self.deploy_options,
             "--parameter-overrides", *overrides,
         )  # fmt: skip
+        return self.outputs(stack)
+
+    def outputs(self, stack: str) -> dict[str, str]:
+        """Return the outputs of a deployed stack."""
         (described,) = self.cloudformation().describe_stacks(StackName=stack)["Stacks"]
         return {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
 

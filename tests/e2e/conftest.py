@@ -2,8 +2,9 @@
 
 import fcntl
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,7 @@ PROMISES = {
     "test_facts",
     "test_removal",
 }
+SLOWEST = {"test_acceptance", "test_playground", "test_stack"}
 SAVED_ACCOUNT = "012345678912"  # of the saved events
 FOREIGN = {
     "Sid": "CiMayPush",
@@ -65,6 +67,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         and collection_path.stem.startswith("test_")
         and collection_path.stem not in PROMISES
     ) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, because one process runs a module alone."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -100,6 +107,10 @@ class Stack:
     def foreign(self) -> dict[str, Any]:
         owner = f"arn:{self.aws.partition}:iam::{self.aws.account}:root"
         return FOREIGN | {"Principal": {"AWS": owner}}
+
+    def deploy(self, parameters: Mapping[str, str], name: str | None = None) -> dict[str, str]:
+        """Deploy a new stack, by default this one, and return its outputs."""
+        return self.target.deploy(parameters, name or self.aws.stack)
 
     def named(self, repository: str) -> str:
         """Return the name of a repository in the scope of the stack."""
@@ -280,6 +291,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (output / "template.yaml").exists():
             sam(["build", "--build-dir", str(output)], clean_environment())
+            shutil.make_archive(str(output / "package"), "zip", output / "Function")
     return output
 
 
@@ -296,7 +308,7 @@ def prepared_stack(build: Path, name: str, *, stack_events: bool = False) -> Ite
 def stack(build: Path, worker_id: str) -> Iterator[Stack]:
     with prepared_stack(build, worker_id) as stack:
         scope = f"{stack.target.prefix}*"
-        stack.outputs = stack.aws.deploy({"WorkerRoleArns": stack.role, "Repositories": scope})
+        stack.outputs = stack.deploy({"WorkerRoleArns": stack.role, "Repositories": scope})
         yield stack
 
 

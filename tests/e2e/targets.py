@@ -3,7 +3,7 @@
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,15 @@ class Target(ABC):
     def prefix(self) -> str:
         """The prefix of all repositories of the tests, which is the scope of the stack."""
 
+    def deploy(self, parameters: Mapping[str, str], stack: str) -> dict[str, str]:
+        """Deploy the build output as a new stack, and return its outputs.
+
+        Raises:
+            SamError: `sam deploy` failed. The message contains its output.
+            ClientError: the embedded AWS refuses the stack.
+        """
+        return self.aws.deploy(parameters, stack)
+
     @abstractmethod
     def create_role(self, name: str) -> str:
         """Create a role without an identity policy, and return its ARN."""
@@ -68,6 +77,25 @@ class EmbeddedTarget(Target):
 
     prefix = ""
     long_sweep: ClassVar = {"Timeout": 10}
+
+    def deploy(self, parameters: Mapping[str, str], stack: str) -> dict[str, str]:
+        # Through the API, in a tenth of the time of `sam deploy`, which other tests run.
+        s3, cloudformation = self.aws.client("s3"), self.aws.cloudformation()
+        s3.create_bucket(Bucket="packages")
+        s3.upload_file(str(self.aws.folder / "build/package.zip"), "packages", "package.zip")
+        template = (self.aws.folder / "build/template.yaml").read_text()
+        assert template.count("CodeUri: Function\n") == 1
+        template = template.replace("CodeUri: Function", "CodeUri: s3://packages/package.zip")
+        s3.put_object(Bucket="packages", Key="template.yaml", Body=template)
+        cloudformation.create_stack(
+            StackName=stack,
+            TemplateURL=f"{self.aws.endpoint}/packages/template.yaml",
+            Parameters=[{"ParameterKey": key, "ParameterValue": each} for key, each in parameters.items()],
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        )
+        waiter = cloudformation.get_waiter("stack_create_complete")
+        waiter.wait(StackName=stack, WaiterConfig={"Delay": 1})
+        return self.aws.outputs(stack)
 
     def create_role(self, name: str) -> str:
         return data_plane.create_role_alone(self.aws, name)

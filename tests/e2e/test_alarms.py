@@ -125,7 +125,7 @@ class TestReceivers:
 
     @pytest.mark.embedded("a second stack costs minutes and shows no more")
     def test_except_that_for_missing_sweeps_exist_with_a_weekly_schedule(self, stack: Stack) -> None:
-        parameters = {"WorkerRoleArns": stack.role, "SweepSchedule": '"cron(0 3 ? * MON *)"'}
+        parameters = {"WorkerRoleArns": stack.role, "SweepSchedule": "cron(0 3 ? * MON *)"}
         with deployed(stack, parameters, "weekly"):
             cloudwatch = stack.aws.client("cloudwatch")
             alarms = cloudwatch.describe_alarms(AlarmNamePrefix="weekly-")["MetricAlarms"]
@@ -144,7 +144,7 @@ ALARMS = {
 def deployed(stack: Stack, parameters: dict[str, str], name: str) -> Iterator[dict[str, str]]:
     """Deploy another stack until the block ends, which gets no events."""
     with stack.only_rules():
-        yield stack.aws.deploy(parameters | {"SweepOnDeploy": "false"}, stack=name)
+        yield stack.deploy(parameters | {"SweepOnDeploy": "false"}, name)
     stack.aws.delete(name)
 
 

@@ -152,9 +152,10 @@ def without_conditions(stack: Stack) -> Iterator[None]:
 def test_a_second_deployment_without_changes_succeeds(stack: Stack) -> None:
     """A pipeline deploys again and again. Without `fail_on_empty_changeset`, SAM exits with 1."""
     parameters = {"WorkerRoleArns": stack.role, "Repositories": f"{stack.target.prefix}*"}
+    outputs = stack.aws.deploy(parameters)
     before = stack.aws.cloudformation().describe_stacks(StackName=stack.aws.stack)["Stacks"][0]
 
-    assert stack.aws.deploy(parameters) == stack.outputs
+    assert stack.aws.deploy(parameters) == outputs == stack.outputs
 
     after = stack.aws.cloudformation().describe_stacks(StackName=stack.aws.stack)["Stacks"][0]
     assert after.get("LastUpdatedTime") == before.get("LastUpdatedTime")

@@ -74,7 +74,7 @@ def test_three_commands_leave_every_policy_as_it_was_before_the_installation(sta
     original = policies(stack, before)
     excluded = stack.named("excluded/app")
     scope = f"{stack.target.prefix}*,!{excluded}"
-    stack.aws.deploy({"WorkerRoleArns": stack.role, "Repositories": scope})
+    stack.deploy({"WorkerRoleArns": stack.role, "Repositories": scope})
     stack.wait_until(lambda: all(stack.role in str(each) for each in policies(stack, before).values()))
 
     # A grant from a time when the scope was wider.

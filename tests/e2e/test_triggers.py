@@ -137,7 +137,7 @@ def test_two_stacks_converge_on_the_same_repository(
 ) -> None:
     other_role = stack.target.create_role(f"{data_plane.ROLE_NAME}-of-another-stack")
     roles = {data_plane.ROLE_ARN, other_role}
-    stack.aws.deploy({"WorkerRoleArns": other_role}, stack="second")
+    stack.deploy({"WorkerRoleArns": other_role}, "second")
 
     def wait_until_converged(repository: str) -> None:
         stack.wait_until(lambda: granted_roles(stack.statements(repository)) == roles)
