@@ -159,8 +159,8 @@ def steps(aws: LocalAws, *, docker: bool, sweep: str) -> list[Step]:
 def _environment(aws: LocalAws) -> tuple[str, ...]:
     return (
         f"cd {shlex.quote(str(PROJECT))}",
-        # The AWS CLI comes last: your own is used if there is one.
-        f'export PATH="$PWD/.tools/sam/bin:$PATH:{aws.folder / "bin"}" SAM_CLI_TELEMETRY=0',
+        # The playground's AWS CLI comes first: another one may be a version manager's shim that fails here.
+        f'export PATH="{aws.folder / "bin"}:$PWD/.tools/sam/bin:$PATH" SAM_CLI_TELEMETRY=0',
         f"export AWS_ENDPOINT_URL={aws.endpoint} NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 AWS_PAGER=",
         f"export AWS_ACCESS_KEY_ID={ACCOUNT} AWS_SECRET_ACCESS_KEY={REGISTRY_OWNER.secret_access_key}",
         f"export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION}",

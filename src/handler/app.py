@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 # The imports create many objects that stay. Garbage collection meanwhile takes a tenth of a cold start.
 gc.disable()
 
+from handler.ecr.errors import RegistryError
 from handler.ecr.registry import Registry
 from handler.events.request import Ignored, InvalidEvent
 from handler.events.triggers import FunctionIdentity, correlation_id, parse
-from handler.reconcile.continuation import continue_in_new_invocation
+from handler.reconcile.continuation import ContinuationFailed, continue_in_new_invocation
 from handler.reconcile.role_check import RoleCheck
-from handler.reconcile.sweep import Sweep, read_registry_policy
+from handler.reconcile.sweep import OutOfTime, Sweep, read_registry_policy
 from handler.report.report import Report, report_ignored
 from handler.settings import InvalidSetting, Mode, Settings
 from handler.telemetry import log_invalid_input, logger
@@ -54,6 +55,9 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
         return _reconcile(event, context, started_by)
     except (InvalidEvent, InvalidSetting) as error:
         log_invalid_input(error)
+        raise
+    except (ContinuationFailed, OutOfTime, RegistryError) as error:
+        logger.error("invocation failed", extra={"reason": str(error)})
         raise
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from unittest.mock import patch
 
-from devstack.fake_ecr import READ, WRITE, EcrError, FakeEcr, Fault
+from devstack.fake_ecr import LIST, READ, WRITE, EcrError, FakeEcr, Fault
 from tests.environment import ROLE_CHECK_REPOSITORY
 from tests.unit.function import NAME, Function, cloudtrail_event
 from tests.unit.policies import DENY, FOREIGN_POLICY, A, B, C, Policy, document, grant
@@ -81,6 +81,8 @@ def _fail(ecr: FakeEcr, function: Function) -> None:
     function.reconcile("failing/app", WORKER_ROLE_ARNS=f"{A},{B}")
     with patch("handler.reconcile.reconciler.denials", side_effect=ZeroDivisionError):
         function.reconcile("buggy/app")
+    ecr.inject_faults(LIST, EcrError("AccessDeniedException", "no permission"))
+    function.invoke({"repositories": ["*"]})
 
 
 def _sweep(ecr: FakeEcr, function: Function) -> None:

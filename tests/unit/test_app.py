@@ -21,6 +21,7 @@ from typing import Any, cast
 import pytest
 
 from devstack.fake_ecr import REGION, FakeEcr
+from handler.ecr.errors import RegistryError
 from handler.events.request import Continuation, InvalidEvent
 from handler.policy.plan import plan
 from handler.reconcile import reconciler
@@ -682,6 +683,24 @@ class TestTheLog:
         assert (failed["level"], failed["repository"]) == ("ERROR", "long")
         assert "10,240" in failed["reason"]
         assert report["outcomes"] == {"failed": 1}
+
+    def test_names_the_reason_if_a_sweep_ends_early(
+        self, start: Start, logged: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        function = start()
+        function.ecr.denied_operations.add("DescribeRepositories")
+
+        with pytest.raises(RegistryError) as raised:
+            function.invoke({"repositories": ["*"]})
+
+        *_, report, last = logged()
+        assert (report["message"], report["checked"]) == ("report", 0)
+        assert (last["level"], last["message"], last["reason"]) == (
+            "ERROR",
+            "invocation failed",
+            str(raised.value),
+        )
+        assert last["correlation_id"] == report["correlation_id"]
 
 
 def emitted_metrics(printed: str) -> dict[str, float]:

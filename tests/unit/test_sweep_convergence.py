@@ -235,7 +235,9 @@ class SweepMachine(RuleBasedStateMachine):
 
     def let_the_other_stack_sweep(self, calls: int) -> None:
         if len(self.running) < 2:
-            self.invoke(1 - self.last_running, {"repositories": ["*"]}, calls)
+            # Not the one that runs now: a stack makes the calls of one invocation at a time.
+            running = self.running[-1] if self.running else self.last_running
+            self.invoke(1 - running, {"repositories": ["*"]}, calls)
 
     # Helpers.
 
