@@ -143,7 +143,8 @@ class FakeAws:
             case "GetAccountSetting":
                 return {"name": request["name"], "value": self.scope}
             case "DescribeTrails":
-                return {"trailList": self.trails}
+                shadows = request.get("includeShadowTrails", True)
+                return {"trailList": [each for each in self.trails if shadows or not _is_shadow(each)]}
             case "GetTrailStatus":
                 return {"IsLogging": request["Name"] not in self.stopped}
             case "GetEventSelectors":
@@ -205,6 +206,11 @@ class FakeAws:
                 "PermissionsBoundaryArn": f"arn:aws:iam::{account}:policy/boundary"
             }
         return _xml("iam", "GetRole", {"Role": role})
+
+
+def _is_shadow(trail: Mapping[str, Any]) -> bool:
+    """Return whether CloudTrail shows a trail that another region or the organization's account owns."""
+    return bool(trail.get("IsOrganizationTrail")) or trail.get("HomeRegion", REGION) != REGION
 
 
 def _error(code: str, message: str, status: int = HTTPStatus.BAD_REQUEST) -> tuple[int, dict[str, Any]]:

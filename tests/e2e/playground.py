@@ -73,7 +73,8 @@ class Playground:
         prepare = self.commands()["Prepare the terminal:"]
         script = "\n".join(["set -e", *prepare, command])
         return subprocess.run(  # noqa: S603 - what the playground printed
-            ["/bin/bash", "-c", script], cwd="/", capture_output=True, text=True, check=False,
+            ["/bin/bash", "-c", script], cwd="/", timeout=2 * TIMEOUT,
+            capture_output=True, text=True, check=False,
             env=clean_environment()
             | {"AWS_PROFILE": "missing", "AWS_SESSION_TOKEN": "other", "SAM_CLI_POLL_DELAY": "0.2"}
             | {"http_proxy": "http://127.0.0.1:1", "no_proxy": "example.com"},

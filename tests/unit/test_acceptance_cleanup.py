@@ -57,7 +57,8 @@ class CloudFormation:
         return xml(f"<DescribeStacksResult><Stacks>{stacks}</Stacks></DescribeStacksResult>")
 
     def _delete(self, name: str) -> Answer:
-        if not self.stacks[name][0].endswith(("COMPLETE", "FAILED")):
+        deletable = ("COMPLETE", "FAILED", "CREATE_IN_PROGRESS", "REVIEW_IN_PROGRESS")
+        if not self.stacks[name][0].endswith(deletable):
             error = f"<Error><Code>ValidationError</Code><Message>{self.stacks[name][0]}</Message></Error>"
             return Answer(400, "text/xml", f"<ErrorResponse>{error}</ErrorResponse>".encode())
         self.deleted.append(name)
@@ -196,6 +197,18 @@ def test_names_what_could_not_be_deleted_with_the_reason_and_deletes_the_rest(
 @pytest.mark.parametrize("status", ["CREATE_FAILED", "ROLLBACK_IN_PROGRESS", "UPDATE_IN_PROGRESS"])
 def test_deletes_a_stack_in_each_status(cloudformation: CloudFormation, status: str) -> None:
     cloudformation.stacks[f"{PREFIX}-main"] = [status, status, "ROLLBACK_COMPLETE"]
+
+    assert main(["--cleanup", PREFIX]) == 0
+
+    assert f"{PREFIX}-main" not in cloudformation.stacks
+
+
+@pytest.mark.parametrize("status", ["CREATE_IN_PROGRESS", "REVIEW_IN_PROGRESS"])
+def test_does_not_wait_for_a_stack_that_an_interrupt_left_in_creation(
+    cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setattr("acceptance.cleanup.STACK_TIMEOUT", 2)
+    cloudformation.stacks[f"{PREFIX}-main"] = [status]
 
     assert main(["--cleanup", PREFIX]) == 0
 

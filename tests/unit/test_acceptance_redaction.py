@@ -91,6 +91,26 @@ def test_nothing_personal_passes(redactor: Redactor, value: object) -> None:
     assert "AKIAZ" not in shown
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("accessKeyId", "arnOfCaller", "principalId", "sessionName", "sourceIPAddress", "sourceIdentity"),
+        *("userAgent", "userName", "vpcEndpointId", "vpcEndpointAccountId", "vpcendpointid"),
+        *("clientToken", "password", "secretAccessKey", "sessionToken"),
+    ],
+)
+def test_the_value_of_a_personal_field_of_cloudtrail_or_a_request_is_removed(
+    redactor: Redactor, name: str
+) -> None:
+    record = {"detail": {name: "of alice"}}
+
+    assert redactor.redact(record) == {"detail": {name: "REDACTED"}}
+    assert (
+        redactor.redact(f"seen: {json.dumps(record)}")
+        == f"seen: {json.dumps({'detail': {name: 'REDACTED'}})}"
+    )
+
+
 def test_an_identity_keeps_its_type_and_its_structure(redactor: Redactor) -> None:
     redacted: Any = redactor.redact(EVENT)
 

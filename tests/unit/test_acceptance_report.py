@@ -97,6 +97,13 @@ def test_says_what_was_tested_where_and_when() -> None:
     }
 
 
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECR", "AWS_ENDPOINT_URL_LAMBDA"])
+def test_of_a_run_on_an_emulator_says_so(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+
+    assert report(promises.Results())["target"] == "emulator"
+
+
 def test_is_written_for_people_and_for_programs_without_the_caller(
     results: promises.Results, tmp_path: Path
 ) -> None:

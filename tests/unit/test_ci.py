@@ -104,6 +104,9 @@ class TestTheWorkflowOfTheTests:
         assert triggers == {"push": {"branches": ["main"]}, "pull_request": None}
         assert re.fullmatch(r"\d+ \d+ \* \* \d", weekly["cron"])
 
+    def test_stops_only_an_older_run_of_the_same_branch(self) -> None:
+        assert load(TESTS)["concurrency"]["group"] == "${{ github.workflow }}-${{ github.ref }}"
+
     def test_only_reads(self) -> None:
         assert all("permissions" not in job for job in load(TESTS)["jobs"].values())
 
@@ -187,6 +190,20 @@ class TestMakeTarget:
         found = [sum(bool(re.search(rf"\b{each}$", command)) for command in commands) for each in expected]
 
         assert found == [1] * len(expected)
+
+    def test_lock_takes_the_versions_that_ship_for_the_tests_and_those_of_the_tests_for_the_mutants(
+        self,
+    ) -> None:
+        compiled = {
+            Path(command.split(" -o ")[1]).stem: re.findall(r" -c (\S+)", command)
+            for command in commands_of("lock")
+            if " pip compile " in command
+        }
+
+        assert {name: files for name, files in compiled.items() if files} == {
+            "dev": ["src/requirements.txt"],
+            "rigor": ["requirements/dev.txt"],
+        }
 
     def test_audit_runs_the_checks_that_contributing_lists(self) -> None:
         expected = (

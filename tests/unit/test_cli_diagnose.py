@@ -423,6 +423,20 @@ class TestPullThroughCache:
 
         assert diagnose(f"{HOST}/docker-hub/library/debian:12").code == code
 
+    def test_with_a_new_repository_prefers_the_template_with_a_prefix(
+        self, aws: FakeAws, diagnose: Run
+    ) -> None:
+        first_pull = {"Sid": "AllowFirstPull", "Action": [IMPORT, CREATE], "Resource": "*"}
+        aws.ecr.registry_policy = policy(GRANT | first_pull)
+        aws.cache_rules = [RULE | {"ecrRepositoryPrefix": "hub"}]
+        for_all, for_hub = (
+            {"prefix": prefix, "appliedFor": ["PULL_THROUGH_CACHE"], "repositoryPolicy": json.dumps(each)}
+            for prefix, each in (("ROOT", policy(DENY)), ("hub", policy(GRANT)))
+        )
+        aws.templates = [for_all, for_hub]
+
+        assert diagnose(f"{HOST}/hub/library/debian:12").code == 0
+
     def test_of_a_longer_prefix_or_another_repository_does_not_apply(
         self, aws: FakeAws, diagnose: Run
     ) -> None:
@@ -554,6 +568,22 @@ class TestRoleSide:
 
         assert output.code == 3
         assert "ecr:BatchGetImage depends on a condition: aws:SourceVpce" in output.words
+
+    def test_that_depends_on_a_condition_for_the_repository_is_undecided(
+        self, aws: FakeAws, diagnose: Run
+    ) -> None:
+        specific = {"EvalResourceName": REPOSITORY_ARN, "EvalResourceDecision": "implicitDeny"}
+        aws.simulate = answers(
+            ecr_BatchGetImage={
+                "EvalDecision": "implicitDeny",
+                "ResourceSpecificResults": [specific | {"MissingContextValues": ["aws:ResourceTag/team"]}],
+            }
+        )
+
+        output = diagnose()
+
+        assert output.code == 3
+        assert "aws:ResourceTag/team" in output.words
 
     def test_without_the_optional_action_still_allows_the_pull(self, aws: FakeAws, diagnose: Run) -> None:
         aws.simulate = answers(ecr_BatchCheckLayerAvailability={"EvalDecision": "implicitDeny"})

@@ -413,6 +413,22 @@ def test_the_documented_command_saves_a_template_that_fits_into_a_stack_set(
     assert len(saved.encode()) < 51_200 < len(json.dumps(processed_template, indent=4).encode())
 
 
+def test_the_command_that_denies_a_pull_covers_all_regions_and_one_registry() -> None:
+    (text,) = (
+        each.words[-1]
+        for each in commands("aws")
+        if "DenyEcr" in each.words and "put-role-policy" in each.words
+    )
+
+    (statement,) = json.loads(text)["Statement"]
+
+    assert statement == {
+        "Effect": "Deny",
+        "Action": "ecr:*",
+        "Resource": "arn:aws:ecr:*:REGISTRY_ACCOUNT:*",
+    }
+
+
 def test_the_command_that_changes_a_parameter_keeps_all_others() -> None:
     (query,) = (each.words[-1] for each in commands("aws") if "UsePreviousValue" in each.words[-1])
     names = yaml_parse((PROJECT / "template.yaml").read_text())["Parameters"].keys()
