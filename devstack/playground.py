@@ -23,8 +23,16 @@ from devstack import data_plane
 from devstack.activity import Activity
 from devstack.aws import ACCOUNT, LocalAwsError, local_aws
 from devstack.docker_bridge import reachable_from_containers
-from devstack.playground_commands import ARCHITECTURE, DEFAULT_PORT, SECOND_ROLE_NAME, prepare, steps
-from devstack.target import SamError
+from devstack.playground_commands import (
+    ARCHITECTURE,
+    DEFAULT_PORT,
+    SAM_LOCAL_ACCOUNT,
+    SECOND_ROLE_NAME,
+    prepare,
+    role_check_repository,
+    steps,
+)
+from devstack.target import Credentials, SamError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -80,6 +88,8 @@ def run(port: int) -> None:
             data_plane.create_role_alone(aws, SECOND_ROLE_NAME)
             outputs = aws.deploy({"WorkerRoleArns": data_plane.ROLE_ARN, "Architecture": ARCHITECTURE})
         prepare(aws)
+        # A deployed stack has one. `sam local invoke` deploys nothing.
+        aws.ecr(Credentials(SAM_LOCAL_ACCOUNT)).create_repository(repositoryName=role_check_repository())
         activity = Activity(aws, outputs["FunctionName"])
         print_commands(aws, docker=docker, sweep=outputs["SweepCommand"])
         follow(activity)

@@ -77,6 +77,12 @@ class Step(NamedTuple):
     commands: tuple[str, ...]
 
 
+def role_check_repository() -> str:
+    """Return the repository for role checks that `sam local invoke` gives to the function."""
+    variables = json.loads((PROJECT / "events/playground.json").read_text())["Function"]
+    return str(variables["ROLE_CHECK_REPOSITORY"])
+
+
 def prepare(aws: LocalAws) -> None:
     """Write what the commands need next to the build output."""
     build = aws.folder / "build"
@@ -161,7 +167,9 @@ def _environment(aws: LocalAws) -> tuple[str, ...]:
         f"cd {shlex.quote(str(PROJECT))}",
         # The playground's AWS CLI comes first: another one may be a version manager's shim that fails here.
         f'export PATH="{aws.folder / "bin"}:$PWD/.tools/sam/bin:$PATH" SAM_CLI_TELEMETRY=0',
-        f"export AWS_ENDPOINT_URL={aws.endpoint} NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 AWS_PAGER=",
+        # `sam local invoke` calls the container at localhost. In the second terminal, a proxy may be set.
+        f"export AWS_ENDPOINT_URL={aws.endpoint} AWS_PAGER=",
+        "export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost",
         f"export AWS_ACCESS_KEY_ID={ACCOUNT} AWS_SECRET_ACCESS_KEY={REGISTRY_OWNER.secret_access_key}",
         f"export AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION}",
         f"export AWS_CONFIG_FILE={_configuration(aws)} AWS_SHARED_CREDENTIALS_FILE=/dev/null",

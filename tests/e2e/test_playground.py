@@ -13,7 +13,7 @@ import pytest
 from devstack import data_plane, playground
 from devstack.activity import Activity
 from devstack.host import PROJECT
-from devstack.playground_commands import ARCHITECTURE, SAM_LOCAL_ACCOUNT
+from devstack.playground_commands import ARCHITECTURE, SAM_LOCAL_ACCOUNT, role_check_repository
 from devstack.target import Credentials
 from tests.e2e.conftest import ALLOW_PULL, FOREIGN
 from tests.e2e.playground import Playground, policy, started_playground, statements, wait_until
@@ -132,6 +132,14 @@ def test_a_failure_is_shown_with_its_reason(running: Playground) -> None:
     running.wait_for("result", "failed", "full/app", "10,240")
 
 
+def test_the_function_of_sam_local_has_a_repository_for_role_checks(running: Playground) -> None:
+    registry = running.aws.ecr(Credentials(SAM_LOCAL_ACCOUNT))
+
+    (repository,) = registry.describe_repositories()["repositories"]
+
+    assert repository["repositoryName"] == role_check_repository()
+
+
 @pytest.fixture(scope="module")
 def docker() -> None:
     require_docker()
@@ -206,8 +214,9 @@ class TestSamLocalInvoke:
 
         completed = running.run(commands[1].replace("created-by-api", event))
 
-        report = json.loads(next(line for line in completed.stdout.splitlines() if '"checked"' in line))
-        assert report["outcomes"] == outcomes
+        reports = [json.loads(line) for line in completed.stdout.splitlines() if '"checked"' in line]
+        assert reports, completed.stdout + completed.stderr
+        assert reports[-1].get("outcomes", {}) == outcomes  # an ignored event has none
         for name in REPOSITORIES:
             foreign = [FOREIGN_IN_EVENT] if (event, name) == ("policy-set", "team/app") else []
             assert policy(repositories, name) == [*foreign, *[ALLOW_PULL][: name in granted]]
