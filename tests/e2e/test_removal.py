@@ -21,7 +21,7 @@ SWEEP_TIMEOUT = 300  # seconds
 def documented_commands(stack: Stack) -> list[list[str]]:
     """Read the commands of the section, with the region of the target."""
     page = (PROJECT / "docs/deploying.md").read_text()
-    section = page.partition("\n## Uninstall\n")[2].partition("\n## ")[0]
+    section = page.partition("\n## Uninstall\n")[2].partition("\n## ")[0].replace("\\\n", " ")
     commands = re.findall(r"^ *\$ (.*)$", section, re.MULTILINE)
     return [shlex.split(command.replace("REGION", stack.aws.region)) for command in commands]
 
