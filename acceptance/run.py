@@ -143,8 +143,11 @@ def _create_bucket(aws: Aws, prefix: str) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal the same as Ctrl-C, until the block ends."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Make SIGTERM and a closed terminal the same as Ctrl-C, until the block ends.
+
+    A shell makes a command in the background ignore Ctrl-C. A signal that is sent to it stops it all the same.
+    """
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in before:
         signal.signal(number, signal.default_int_handler)
     try:
