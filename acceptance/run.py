@@ -145,7 +145,7 @@ def _create_bucket(aws: Aws, prefix: str) -> None:
 def _signals() -> Iterator[None]:
     """Make SIGTERM and a closed terminal the same as Ctrl-C, until the block ends.
 
-    A shell makes a command in the background ignore Ctrl-C. A signal that is sent to it stops it all the same.
+    A shell makes a command in the background ignore Ctrl-C. A signal that is sent to it stops it too.
     """
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in before:
