@@ -38,9 +38,9 @@ def run(stack: Stack, command: list[str]) -> str:
     _, name, *arguments = command
     template = ["--template-file", str((stack.aws.folder / "build/template.yaml").resolve())]
     unattended = {"deploy": [*template, *stack.aws.deploy_options]}
-    assert "--stack-name ecr-allow-pull" in shlex.join(arguments)
+    assert "--stack-name NAME" in shlex.join(arguments)
     # On AWS, the scope of the tests is their prefix.
-    own = {"ecr-allow-pull": stack.aws.stack, "Repositories=*": f"Repositories={stack.target.prefix}*"}
+    own = {"NAME": stack.aws.stack, "Repositories=*": f"Repositories={stack.target.prefix}*"}
     named = [own.get(each, each) for each in arguments]
     return stack.aws.sam(name, *named, *unattended.get(name, []))
 

@@ -56,7 +56,7 @@ def commands_of(page: Path) -> Iterator[Command]:
                         start = words.index("$(aws")
                         *inner, end = words[start + 1 :]
                         assert end == ")"
-                        yield Command(page, ["aws", *inner])
+                        yield Command(page, ["aws", *inner[: inner.index("||")]])
                         words = words[:start]
                     yield Command(page, words)
 
