@@ -290,6 +290,19 @@ class TestPlaygroundCommands:
         assert "--env-vars events/playground.json" in steps(aws, docker=True, sweep="")[-1].commands[1]
         assert saved["AWS_ENDPOINT_URL"] == f"http://host.docker.internal:{DEFAULT_PORT}"
 
+    def test_reach_the_playground_and_its_containers_without_a_proxy_and_its_aws_cli_before_others(
+        self, aws: LocalAws
+    ) -> None:
+        prepared = "\n".join(steps(aws, docker=True, sweep="")[0].commands)
+
+        printed = subprocess.run(  # noqa: S603 - what the playground prints
+            ["/bin/sh", "-c", f'{prepared}\necho "$NO_PROXY $no_proxy $(command -v aws)"'],
+            env={"NO_PROXY": "example.com", "HTTP_PROXY": "http://127.0.0.1:1", "PATH": "/usr/bin:/bin"},
+            capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+
+        assert printed == ["127.0.0.1,localhost", "127.0.0.1,localhost", str(aws.folder / "bin/aws")]
+
     def test_need_no_docker_where_there_is_none(self, aws: LocalAws) -> None:
         with_docker, without = (steps(aws, docker=docker, sweep="") for docker in (True, False))
 
