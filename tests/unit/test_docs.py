@@ -30,7 +30,7 @@ PAGES = sorted([*PROJECT.glob("*.md"), *DOCS, *PROJECT.glob(".github/*.md"), *PR
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-GLOBAL_OPTIONS = {"--query", "--output", "--region", "--cli-binary-format"}
+GLOBAL_OPTIONS = {"--query", "--output", "--region", "--cli-binary-format", "--cli-read-timeout"}
 CLI_ONLY_COMMANDS = {"ecr get-login-password": set[str](), "logs tail": {"--since", "--filter-pattern"}}
 
 
