@@ -57,7 +57,8 @@ def test_printed_commands_do_what_the_text_above_them_says(running: Playground) 
 
     created, before = (running.run(command) for command in create)
     assert created.returncode == 0, created.stderr
-    assert "RepositoryPolicyNotFoundException" in before.stderr
+    # On a busy machine, the grant can be there before the second command.
+    assert "RepositoryPolicyNotFoundException" in before.stderr or statements(before.stdout) == [ALLOW_PULL]
     running.wait_for_policy("team/app", ALLOW_PULL)
     assert statements(running.run(attached[0]).stdout) == [ALLOW_PULL]
 

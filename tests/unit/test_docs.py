@@ -434,7 +434,7 @@ def test_the_command_that_changes_a_parameter_keeps_all_others() -> None:
     names = yaml_parse((PROJECT / "template.yaml").read_text())["Parameters"].keys()
     response = {"Stacks": [{"Parameters": [{"ParameterKey": name} for name in names]}]}
 
-    kept = jmespath.search(query.replace("NAME", "Mode"), response)
+    kept = jmespath.search(query.replace("PARAMETER", "Mode"), response)
 
     assert kept == [f"ParameterKey={name},UsePreviousValue=true" for name in names if name != "Mode"]
 
