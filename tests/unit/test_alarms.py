@@ -566,7 +566,7 @@ DESCRIPTIONS = {
     "RecurringDrift": ("Pulls fail for a moment, again and again.", "Act on the next working day."),
     "DeadLetterQueueMessageSent": (
         "A repository may lack its grants, so that pulls fail.",
-        "Act now, if no other alarm fired.",
+        "Act now, unless ReconcileFailed fired.",
     ),
     "EventsLost": ("A repository may lack its grants, so that pulls fail.", "Act today."),
     "FunctionThrottled": ("New grants are late.", "Act within six hours."),
