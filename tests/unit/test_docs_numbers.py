@@ -74,7 +74,7 @@ FACTS: list[tuple[str, str, object]] = [
     ("operations", "returns to OK within {} days", RECURRING_DAYS),
     ("operations", "up to {} repositories for each", constant(report, "_MAX_UNLISTED_REPOSITORIES")),
     ("performance", "The function has {} MB", RESOURCES["Function"]["MemorySize"]),
-    ("README", "the invocation from {} minutes after the deployment", MINUTES),
+    ("README", "From {} minutes after the deployment", MINUTES),
     ("report", "Names and globs, at most {} characters", constant(request, "_MAX_PATTERNS")),
     ("report", "missing roles and up to {} repositories", in_words(vars(report)["_MAX_NAMED"])),
     ("report", "Up to {} repositories and 200,000 characters", DETAILS),
