@@ -8,15 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from acceptance import interrupts
 from devstack.host import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _TESTS = "tests/e2e"
@@ -96,7 +97,9 @@ def run(
         "AWS_REGION": region,
         **({"ACCEPTANCE_TRAIL": "1"} if trail else {}),
     }
-    with _delayed_interrupts() as pending:
+    # A signal while the tests start waits until they can be stopped.
+    pending: list[int] = []
+    with interrupts.handled_by(lambda number, _: pending.append(number)):
         # In its own process group: the signal of a terminal reaches this process alone, which then decides.
         process = subprocess.Popen(arguments, cwd=PROJECT, env=variables, start_new_session=True)  # noqa: S603 - trusted
     with process:
@@ -112,19 +115,6 @@ def run(
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-@contextmanager
-def _delayed_interrupts() -> Iterator[list[int]]:
-    """Collect the signals that interrupt a run, until the block ends: what it starts would not be stopped."""
-    pending: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {each: signal.signal(each, lambda number, _: pending.append(number)) for each in numbers}
-    try:
-        yield pending
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def read(junit: Path) -> Results:

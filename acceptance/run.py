@@ -6,7 +6,6 @@ import os
 import signal
 import tempfile
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from botocore.exceptions import BotoCoreError, ClientError
 
-from acceptance import cost, preflight, promises
+from acceptance import cost, interrupts, preflight, promises
 from acceptance.aws import Aws, connect
 from acceptance.cleanup import Cleanup, Leftover
 from acceptance.prefix import cleanup_command, new_prefix
@@ -24,7 +23,7 @@ from cli.errors import sentence_of
 from cli.plan.trail import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 KEPT, NOT_KEPT, INTERRUPTED = 0, 1, 128 + signal.SIGINT
 _TAG = {"Key": "project", "Value": "ecr-allow-pull-acceptance"}
@@ -57,7 +56,10 @@ def run(*, yes: bool, large_registry: bool, skip_permission_check: bool) -> int:
 
     started, clock = datetime.now(UTC), time.monotonic()
     results, interrupted, code = promises.Results(), False, NOT_KEPT
-    with tempfile.TemporaryDirectory(prefix="ecr-allow-pull-") as folder, _signals():
+    with (
+        tempfile.TemporaryDirectory(prefix="ecr-allow-pull-") as folder,
+        interrupts.handled_by(signal.default_int_handler),
+    ):
         junit = Path(folder) / "junit.xml"
         try:
             _create_bucket(aws, prefix)
@@ -100,7 +102,7 @@ def clean_up(aws: Aws, prefix: str) -> list[Leftover]:
     cleanup = Cleanup(aws, prefix, lambda text: print_line(console(), text))
     print_line(console(), f"Deleting everything with the prefix {prefix}", indent=0)
     try:
-        with _signals():
+        with interrupts.handled_by(signal.default_int_handler):
             leftovers = cleanup.run()
     except KeyboardInterrupt:
         reason = "the cleanup was stopped"
@@ -139,19 +141,3 @@ def _create_bucket(aws: Aws, prefix: str) -> None:
     )
     s3.create_bucket(Bucket=prefix, **where)
     s3.put_bucket_tagging(Bucket=prefix, Tagging={"TagSet": [_TAG]})
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal the same as Ctrl-C, until the block ends.
-
-    A shell makes a command in the background ignore Ctrl-C. A signal that is sent to it stops it too.
-    """
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

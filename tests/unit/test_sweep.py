@@ -263,6 +263,7 @@ def test_a_listing_that_fails_midway_raises_an_error_and_the_totals_so_far_are_l
         function.run()
 
     *_, report, failed = logged()
+    assert report["message"] == "report"
     assert report["outcomes"] == {"attached": 99}  # and one for role checks
     assert failed["message"] == "invocation failed"
 
